@@ -1,0 +1,437 @@
+package session
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sethvargo/go-retry"
+	"github.com/sony/gobreaker/v2"
+)
+
+const (
+	authTimeout   = 10 * time.Second // one call, repeats included
+	maxAuthBody   = 1 << 20          // bytes, decompressed
+	maxRetryAfter = time.Hour        // what a server may ask for and be believed
+
+	authRepeats     = 2 // of idempotent calls
+	authRepeatDelay = 100 * time.Millisecond
+
+	breakerTrips = 5 // outages in a row
+	breakerOpen  = 5 * time.Second
+
+	userAgent = "mana-session/1 (Go)"
+)
+
+// authClient speaks HTTP to the auth server. It knows nothing of stores.
+// The SSO-Link calls are in ssolink.go.
+type authClient struct {
+	http        *http.Client
+	base        string // without trailing slash
+	loginPath   string
+	refreshPath string
+	linkPrefix  string
+	serviceKey  secret
+	breaker     *gobreaker.CircuitBreaker[*authAnswer]
+	health      *component
+}
+
+// grant is what the auth server hands out for a user.
+type grant struct {
+	token   string
+	email   string
+	refresh string
+}
+
+func newAuthClient(c config, health *component, logger *slog.Logger) *authClient {
+	a := &authClient{
+		http:        c.httpClient,
+		base:        c.authURL,
+		loginPath:   c.loginPath,
+		refreshPath: "/api/v1/auth/refresh",
+		linkPrefix:  c.linkPrefix,
+		serviceKey:  c.serviceKey,
+		health:      health,
+	}
+	if a.http == nil {
+		a.http = defaultHTTPClient()
+	} else {
+		own := *a.http
+		a.http = &own
+	}
+	// A redirect would carry the password or the service key elsewhere.
+	a.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+	a.breaker = gobreaker.NewCircuitBreaker[*authAnswer](gobreaker.Settings{
+		Name:         "auth server",
+		Timeout:      breakerOpen,
+		ReadyToTrip:  func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= breakerTrips },
+		IsSuccessful: func(err error) bool { return !isOutage(err) },
+		IsExcluded:   func(err error) bool { return err != nil && !isAuthError(err) },
+		OnStateChange: func(_ string, from, to gobreaker.State) {
+			logger.Warn("session: circuit breaker of the auth server", "from", from.String(), "to", to.String())
+		},
+	})
+	return a
+}
+
+// defaultHTTPClient reads no proxy from the environment, and drops idle
+// connections before the auth server does (after 5 s).
+func defaultHTTPClient() *http.Client {
+	return &http.Client{
+		Timeout: authTimeout,
+		Transport: &http.Transport{
+			DialContext:            (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+			TLSHandshakeTimeout:    5 * time.Second,
+			ResponseHeaderTimeout:  authTimeout,
+			MaxResponseHeaderBytes: 64 << 10,
+			IdleConnTimeout:        4 * time.Second,
+			MaxIdleConnsPerHost:    32,
+			ForceAttemptHTTP2:      true,
+		},
+	}
+}
+
+// login exchanges e-mail and password for tokens. It is never repeated.
+func (a *authClient) login(ctx context.Context, email, password string) (grant, error) {
+	const op = "login"
+	answer, err := a.once(ctx, authCall{
+		op: op, method: http.MethodPost, path: a.loginPath,
+		body: map[string]string{"email": email, "password": password}, hide: password,
+	})
+	if err != nil {
+		return grant{}, err
+	}
+	g, err := answer.grant()
+	if err != nil {
+		return grant{}, err
+	}
+	if !parseToken(g.token).readable {
+		return grant{}, answer.unusable("the access token is not a JWT")
+	}
+	if g.email == "" {
+		g.email = email
+	}
+	return g, nil
+}
+
+// refresh spends a refresh token for new tokens. It is never repeated: the
+// token is single-use. errTokenSpent is the server's clear no.
+func (a *authClient) refresh(ctx context.Context, token secret) (grant, error) {
+	answer, err := a.once(ctx, authCall{
+		op: "refresh", method: http.MethodPost, path: a.refreshPath,
+		body: map[string]string{"refreshToken": token.reveal()}, hide: token.reveal(),
+	})
+	if err != nil {
+		return grant{}, err
+	}
+	return answer.grant()
+}
+
+// authCall is one request to the auth server.
+type authCall struct {
+	op     string
+	method string
+	path   string // escaped
+	key    bool   // authenticate with the service key
+	bearer string // or with a user's token
+	body   any
+	hide   string // a secret in body, never to be echoed into an error
+}
+
+// errTimeout is the cause of a context that we, not the caller, gave a time
+// limit: running into it is the auth server's fault.
+var errTimeout = errors.New("time limit reached")
+
+// once makes a call that must not be repeated.
+func (a *authClient) once(ctx context.Context, c authCall) (*authAnswer, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, authTimeout, errTimeout)
+	defer cancel()
+	return a.attempt(ctx, c)
+}
+
+// repeat makes an idempotent call, and makes it again after a failure that may
+// pass, within authTimeout in all.
+func (a *authClient) repeat(ctx context.Context, c authCall) (*authAnswer, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, authTimeout, errTimeout)
+	defer cancel()
+	var last error
+	delays := retry.WithMaxRetries(authRepeats, retry.WithJitterPercent(50, retry.NewExponential(authRepeatDelay)))
+	answer, err := retry.DoValue(ctx, retry.BackoffFunc(func() (time.Duration, bool) {
+		delay, stop := delays.Next()
+		if e, ok := errors.AsType[*AuthError](last); ok && e.RetryAfter > delay {
+			delay = e.RetryAfter
+		}
+		deadline, _ := ctx.Deadline()
+		return delay, stop || delay >= time.Until(deadline)
+	}), func(ctx context.Context) (*authAnswer, error) {
+		answer, err := a.attempt(ctx, c)
+		if err != nil {
+			last = err
+			if mayPass(err) {
+				return nil, retry.RetryableError(err)
+			}
+		}
+		return answer, err
+	})
+	if err != nil && last != nil {
+		err = last // rather than the context's, which says less
+	}
+	return answer, err
+}
+
+// mayPass reports whether an idempotent call is worth repeating.
+func mayPass(err error) bool {
+	e, ok := errors.AsType[*AuthError](err)
+	if !ok || errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
+		return false
+	}
+	switch e.StatusCode {
+	case 0, http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
+// isAuthError tells what the server did from what the caller did: giving up.
+func isAuthError(err error) bool {
+	_, ok := errors.AsType[*AuthError](err)
+	return ok
+}
+
+// isOutage reports whether err says that the server is ill, as opposed to
+// having been asked for something it refuses.
+func isOutage(err error) bool {
+	e, ok := errors.AsType[*AuthError](err)
+	return ok && errors.Is(err, ErrAuthUnavailable) && (e.StatusCode == 0 || e.StatusCode >= 500)
+}
+
+// attempt makes a call once, through the breaker, and turns everything but the
+// expected answer into an error.
+func (a *authClient) attempt(ctx context.Context, c authCall) (*authAnswer, error) {
+	answer, err := a.breaker.Execute(func() (*authAnswer, error) {
+		started := time.Now()
+		answer, err := a.exchange(ctx, c)
+		if err == nil {
+			err = answer.verdict()
+		}
+		switch {
+		case isOutage(err):
+			a.health.failed(err, time.Since(started))
+		case err == nil || isAuthError(err):
+			a.health.worked(time.Since(started))
+		}
+		return answer, err
+	})
+	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
+		err = &AuthError{Op: c.op, Message: "not asked after failures in a row", kind: ErrAuthUnavailable, cause: err}
+	}
+	return answer, err
+}
+
+// exchange sends the request and reads the answer within the limits.
+func (a *authClient) exchange(ctx context.Context, c authCall) (*authAnswer, error) {
+	req, err := a.request(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := a.http.Do(req)
+	if err != nil {
+		return nil, c.unreachable(ctx, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAuthBody+1))
+	answer := &authAnswer{call: c, status: resp.StatusCode, header: resp.Header, body: body}
+	switch {
+	case err != nil && gaveUp(ctx):
+		return nil, ctx.Err()
+	case err != nil:
+		e := answer.unusable("the answer broke off")
+		e.StatusCode, e.cause = 0, err
+		return nil, e
+	case len(body) > maxAuthBody:
+		return nil, answer.unusable(fmt.Sprintf("the answer is larger than %d bytes", maxAuthBody))
+	}
+	return answer, nil
+}
+
+func (a *authClient) request(ctx context.Context, c authCall) (*http.Request, error) {
+	var body io.Reader
+	if c.body != nil {
+		b, err := json.Marshal(c.body)
+		if err != nil {
+			return nil, fmt.Errorf("session: %s: %w", c.op, err)
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, c.method, a.base+c.path, body)
+	if err != nil {
+		return nil, fmt.Errorf("session: %s: %w", c.op, err)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", userAgent)
+	if c.key {
+		req.Header.Set("X-Service-Key", a.serviceKey.reveal())
+	}
+	if c.bearer != "" {
+		req.Header.Set("Authorization", "Bearer "+c.bearer)
+	}
+	return req, nil
+}
+
+// unreachable wraps what net/http says, less the URL, which names the user.
+func (c authCall) unreachable(ctx context.Context, err error) error {
+	if gaveUp(ctx) {
+		return ctx.Err()
+	}
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		err = e.Err
+	}
+	return &AuthError{Op: c.op, Message: "no answer", kind: ErrAuthUnavailable, cause: err}
+}
+
+// gaveUp reports whether the caller ended ctx, rather than our time limit.
+func gaveUp(ctx context.Context) bool {
+	return ctx.Err() != nil && !errors.Is(context.Cause(ctx), errTimeout)
+}
+
+// authAnswer is an answer of the auth server, read whole.
+type authAnswer struct {
+	call   authCall
+	status int
+	header http.Header
+	body   []byte
+}
+
+// errTokenSpent is the kind of a refused refresh token, errNotLinked of a user
+// without a link: the auth server's clear "no", as opposed to its failures.
+var (
+	errTokenSpent = errors.New("refresh token not accepted")
+	errNotLinked  = errors.New("no link for this user")
+)
+
+// verdict returns nil for an answer that may hold what was asked for, or what
+// the status and the message mean. The cases are recorded from the server.
+func (r *authAnswer) verdict() error {
+	if r.status >= 200 && r.status < 300 {
+		return nil
+	}
+	message, ours := r.message()
+	e := &AuthError{Op: r.call.op, StatusCode: r.status, Message: message, RetryAfter: r.retryAfter(), kind: ErrAuthUnavailable}
+	link := strings.HasPrefix(r.call.op, "link ")
+	is := func(text string) bool { return ours && strings.Contains(strings.ToLower(message), text) }
+	login := r.call.op == "login"
+	switch {
+	case r.status >= 300 && r.status < 400:
+		e.Message = "redirect not followed"
+	case login && r.status == http.StatusTooManyRequests:
+		e.kind = ErrRateLimited
+	// Not verified and wrong password arrive as 500 from the recorded
+	// deployment, as 403 and 401 from others.
+	case login && is("not verified"), login && r.status == http.StatusForbidden:
+		e.kind = ErrEmailNotVerified
+	case login && is("invalid email or password"), login && r.status == http.StatusUnauthorized,
+		login && r.status == http.StatusBadRequest:
+		e.kind = ErrInvalidCredentials
+	case r.call.op == "refresh" && r.status == http.StatusUnauthorized && ours:
+		e.kind = errTokenSpent
+	case r.call.key && (r.status == http.StatusUnauthorized || r.status == http.StatusForbidden):
+		e.kind = ErrServiceKeyRejected
+	// A missing route is a 404 as well ("Cannot GET …").
+	case link && r.status == http.StatusNotFound && ours && !is("cannot "):
+		e.kind = errNotLinked
+	}
+	return e
+}
+
+// message returns the server's message, and whether the body has the shape of
+// the server's errors at all, as opposed to a proxy's.
+func (r *authAnswer) message() (string, bool) {
+	var body struct {
+		Message json.RawMessage `json:"message"`
+	}
+	if json.Unmarshal(r.body, &body) != nil {
+		return "the answer is not JSON", false
+	}
+	var text string
+	var list []string
+	if json.Unmarshal(body.Message, &text) != nil && json.Unmarshal(body.Message, &list) == nil {
+		text = strings.Join(list, "; ")
+	}
+	if r.call.hide != "" {
+		text = strings.ReplaceAll(text, r.call.hide, redacted)
+	}
+	return printable(text), text != ""
+}
+
+func (r *authAnswer) retryAfter() time.Duration {
+	value := r.header.Get("Retry-After")
+	var wait time.Duration
+	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil {
+		wait = time.Duration(min(seconds, int64(maxRetryAfter/time.Second))) * time.Second
+	} else if at, err := http.ParseTime(value); err == nil {
+		wait = time.Until(at)
+	}
+	return max(0, min(wait, maxRetryAfter))
+}
+
+func (r *authAnswer) unusable(why string) *AuthError {
+	return &AuthError{Op: r.call.op, StatusCode: r.status, Message: why, kind: ErrAuthUnavailable}
+}
+
+func (r *authAnswer) decode(into any) error {
+	if json.Unmarshal(r.body, into) != nil {
+		return r.unusable("the answer is not JSON")
+	}
+	return nil
+}
+
+// grant reads the tokens of a successful login, refresh or link fetch. An
+// older deployment calls the access token "token".
+func (r *authAnswer) grant() (grant, error) {
+	var body struct {
+		AccessToken  string `json:"accessToken"`
+		Token        string `json:"token"`
+		RefreshToken string `json:"refreshToken"`
+		Email        string `json:"email"`
+		User         struct {
+			Email string `json:"email"`
+		} `json:"user"`
+	}
+	if err := r.decode(&body); err != nil {
+		return grant{}, err
+	}
+	g := grant{token: body.AccessToken, email: body.Email, refresh: body.RefreshToken}
+	if g.token == "" {
+		g.token = body.Token
+	}
+	if g.token == "" {
+		return grant{}, r.unusable("no token in the answer")
+	}
+	if body.User.Email != "" {
+		g.email = body.User.Email
+	}
+	return g, nil
+}
+
+// probe asks for a sign of life; its result is in health.
+func (a *authClient) probe(ctx context.Context, link bool) {
+	if link {
+		_, _ = a.linked(ctx, probeUser)
+		return
+	}
+	_, _ = a.repeat(ctx, authCall{op: "keys", method: http.MethodGet, path: "/api/v1/auth/jwks"})
+}

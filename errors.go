@@ -1,0 +1,134 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// What a bot decides by. Test with [errors.Is]; every error of this package
+// that concerns one of these wraps it, together with the cause.
+var (
+	// ErrNotLoggedIn means that the user has no session and no way to get
+	// one behind their back. Reply: please log in.
+	ErrNotLoggedIn = errors.New("session: not logged in")
+
+	// ErrInvalidCredentials means that the auth server refused the e-mail or
+	// the password, or that one of them was empty.
+	ErrInvalidCredentials = errors.New("session: invalid e-mail or password")
+
+	// ErrEmailNotVerified means that the password was right but the e-mail
+	// address still has to be confirmed.
+	ErrEmailNotVerified = errors.New("session: e-mail not verified")
+
+	// ErrRateLimited means that a login was refused because there were too
+	// many; the [AuthError] beside it says how long to wait.
+	ErrRateLimited = errors.New("session: too many logins")
+
+	// ErrAuthUnavailable means that the auth server could not be asked or did
+	// not answer sensibly. No session was ended over it; try again later.
+	ErrAuthUnavailable = errors.New("session: auth server unavailable")
+
+	// ErrServiceKeyRejected means that the auth server does not accept the
+	// service key. It is a matter for the operator and costs no user their
+	// session.
+	ErrServiceKeyRejected = errors.New("session: service key rejected")
+
+	// ErrStoreUnavailable means that the store could not be reached and that
+	// nothing this process knows could stand in for it.
+	ErrStoreUnavailable = errors.New("session: store unavailable")
+
+	// ErrInvalidUserID means that the Matrix user ID does not follow the
+	// Matrix grammar. Nothing was read, written or sent.
+	ErrInvalidUserID = errors.New("session: invalid Matrix user ID")
+
+	// ErrClosed means that the Service was closed.
+	ErrClosed = errors.New("session: service closed")
+)
+
+// The contract between a [Store] and the Service.
+var (
+	// ErrNotFound is what Store.Get returns for a user without a record.
+	ErrNotFound = errors.New("session: no record")
+
+	// ErrConflict is what a conditional write returns when the record is no
+	// longer the one that was read.
+	ErrConflict = errors.New("session: record changed meanwhile")
+)
+
+// AuthError is what the auth server said, or that it said nothing usable.
+// It wraps the sentinel that a bot decides by and the cause an operator wants
+// to see. It never holds a body, a token, a password or a key.
+type AuthError struct {
+	// Op is the call that failed: "login", "refresh", "link fetch",
+	// "link create", "link check", "link remove", "keys".
+	Op string
+	// StatusCode is the HTTP status, or 0 when there was no answer.
+	StatusCode int
+	// Message is the server's own message, shortened to 200 bytes, or what
+	// was wrong with its answer.
+	Message string
+	// RetryAfter is how long the server asked to be left alone, or 0.
+	RetryAfter time.Duration
+
+	kind  error
+	cause error
+}
+
+// Error implements error.
+func (e *AuthError) Error() string {
+	var b strings.Builder
+	b.WriteString("session: " + e.Op)
+	if e.StatusCode != 0 {
+		fmt.Fprintf(&b, ": auth server answered %d", e.StatusCode)
+	}
+	if e.Message != "" {
+		b.WriteString(": " + e.Message)
+	}
+	if e.cause != nil {
+		b.WriteString(": " + e.cause.Error())
+	}
+	if e.RetryAfter > 0 {
+		fmt.Fprintf(&b, " (retry after %s)", e.RetryAfter)
+	}
+	return b.String()
+}
+
+// Unwrap gives [errors.Is] and [errors.As] the sentinel and the cause.
+func (e *AuthError) Unwrap() []error {
+	errs := make([]error, 0, 2)
+	for _, err := range []error{e.kind, e.cause} {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
+
+const maxMessage = 200
+
+// printable shortens a text from outside to what may stand in an error or a
+// log line: bounded, valid UTF-8, on one line.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "\uFFFD"))
+	if len(s) <= maxMessage {
+		return s
+	}
+	cut := maxMessage - len("…")
+	for !utf8.RuneStart(s[cut]) {
+		cut--
+	}
+	return s[:cut] + "…"
+}
+
+func storeError(op string, err error) error {
+	return fmt.Errorf("%w: %s: %w", ErrStoreUnavailable, op, err)
+}

@@ -1,0 +1,95 @@
+package session
+
+import (
+	"encoding/json"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// minLife is what must be left of a token for it to be handed out: a token
+// from a cache is good for more than this.
+const minLife = 60 * time.Second
+
+// token is a user's access token and what the caller-side needs to know of it.
+// The signature is not checked here: the token goes to backends, which do.
+type token struct {
+	raw      secret
+	subject  string
+	expires  time.Time
+	endless  bool // there is no "exp"
+	readable bool // false: not a JWT, or one whose claims cannot be read
+}
+
+// parseToken reads the expiry and the subject of a JWT. An "exp" may be a
+// number or a number in a string; anything else there makes the token
+// unreadable, which counts as dead.
+func parseToken(raw string) token {
+	t := token{raw: newSecret(raw)}
+	_, rest, found := strings.Cut(raw, ".")
+	payload, signature, found2 := strings.Cut(rest, ".")
+	if !found || !found2 || strings.Contains(signature, ".") {
+		return t
+	}
+	var parser jwt.Parser // only decodes, never verifies
+	decoded, err := parser.DecodeSegment(payload)
+	if err != nil {
+		return t
+	}
+	var claims struct {
+		Expires *jwt.NumericDate `json:"exp"`
+		Subject claimText        `json:"sub"`
+	}
+	if err := json.Unmarshal(decoded, &claims); err != nil {
+		return t
+	}
+	t.subject = string(claims.Subject)
+	if claims.Expires == nil {
+		t.endless = true
+	} else {
+		t.expires = claims.Expires.Time
+	}
+	t.readable = true
+	return t
+}
+
+// claimText is a claim that should be a string; one that is not keeps its JSON
+// text, so that a numeric user ID does not make a token unusable.
+type claimText string
+
+func (c *claimText) UnmarshalJSON(b []byte) error {
+	var s string
+	if json.Unmarshal(b, &s) != nil {
+		s = string(b)
+	}
+	*c = claimText(s)
+	return nil
+}
+
+// state is what may be done with a token at a moment.
+type state int
+
+const (
+	dead  state = iota // 60 s or less, or unreadable: never handed out
+	aging              // handed out, and refreshed behind the caller
+	fresh              // handed out
+)
+
+// state judges by the wall clock: expires carries no monotonic reading.
+func (t token) state(now time.Time, ahead time.Duration) state {
+	if !t.readable {
+		return dead
+	}
+	if t.endless {
+		return fresh
+	}
+	switch left := t.expires.Sub(now); {
+	case left <= minLife:
+		return dead
+	case left <= ahead:
+		return aging
+	default:
+		return fresh
+	}
+}

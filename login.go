@@ -1,0 +1,237 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// linkTimeout is how long a login may be held up by making the link.
+const linkTimeout = 3 * time.Second
+
+// Login exchanges e-mail and password for a session, which replaces the user's
+// present one. A login of the same account keeps the session's data; one of
+// another account starts clean. With the SSO-Link enabled it also tries to
+// link the Matrix user to the account; that may fail without consequence and
+// takes 3 s at most.
+//
+// It returns [ErrInvalidCredentials], [ErrEmailNotVerified], [ErrRateLimited]
+// or [ErrAuthUnavailable], each but for empty input with an [AuthError], and
+// [ErrStoreUnavailable] when the login could not be kept. The auth server
+// allows 10 logins a minute for all users of a bot together.
+func (s *Service) Login(ctx context.Context, userID, email, password string) (*Session, error) {
+	release, err := s.enter(ctx, userID)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if email == "" || password == "" {
+		return nil, fmt.Errorf("%w: empty", ErrInvalidCredentials)
+	}
+	g, err := s.auth.login(ctx, email, password)
+	if err != nil {
+		s.count.loginFailures.Add(1)
+		return nil, err
+	}
+	next := s.granted(userID, g)
+
+	// From here on the login has happened: a caller who gives up must not
+	// lose it.
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), authTimeout, errTimeout)
+	defer cancel()
+	if next, err = s.install(ctx, next); err != nil {
+		return nil, err
+	}
+	s.count.logins.Add(1)
+	if s.linkEnabled && linkable(userID) {
+		ctx, cancel := context.WithTimeoutCause(ctx, linkTimeout, errTimeout)
+		defer cancel()
+		if err := s.auth.createLink(ctx, userID, next.email, g.token); err != nil {
+			s.logger.Debug("session: no link made at login", "user", userID, "error", err)
+		}
+	}
+	return next.session(), nil
+}
+
+// install makes next the user's session, whatever is stored.
+func (s *Service) install(ctx context.Context, next *login) (*login, error) {
+	for {
+		base, err := s.readStore(ctx, next.userID)
+		if err != nil {
+			return nil, err
+		}
+		merged := next
+		if base.login != nil {
+			merged, _ = base.login.succeed(next)
+		}
+		value, err := merged.encode()
+		if err != nil {
+			return nil, err
+		}
+		started := time.Now()
+		_, err = s.store.Swap(ctx, base.stored, Record{UserID: next.userID, Value: value, Expires: merged.expires})
+		err = s.storeAnswered(ctx, "write", started, err)
+		s.forget(next.userID)
+		if !errors.Is(err, ErrConflict) {
+			return merged, err
+		}
+	}
+}
+
+// forget drops what this process remembers of a user, after a login or log-out:
+// who asks from now on does not join a flight that began before it, either.
+func (s *Service) forget(userID string) {
+	s.flights.Forget(userID)
+	s.near.forget(userID)
+	s.unlinked.remove(userID)
+	s.backoffs.remove(userID)
+}
+
+// LogoutOption changes what [Service.Logout] does.
+type LogoutOption func(*logoutConfig)
+
+type logoutConfig struct{ unlink bool }
+
+// AndUnlink makes Logout remove the user's link at the auth server as well.
+// Without it, a user who is linked is logged in again by the next Token.
+func AndUnlink() LogoutOption {
+	return func(c *logoutConfig) { c.unlink = true }
+}
+
+// Logout ends the user's session in every process that shares the store. It is
+// not an error if there is none. A refresh or anything else that is under way
+// does not bring the session back. For a user with a link the next Token begins
+// a new session, unless the link goes too: see [AndUnlink].
+//
+// It returns [ErrStoreUnavailable] when the session could not be removed, and
+// with AndUnlink the errors of the auth server as in [Service.Token]; the
+// session is removed even if the link is not.
+func (s *Service) Logout(ctx context.Context, userID string, opts ...LogoutOption) error {
+	release, err := s.enter(ctx, userID)
+	if err != nil {
+		return err
+	}
+	defer release()
+	var c logoutConfig
+	for _, opt := range opts {
+		opt(&c)
+	}
+	// The link goes first: removed last, it could be used once more between.
+	var unlinkErr error
+	if c.unlink {
+		unlinkErr = s.unlink(ctx, userID)
+	}
+	started := time.Now()
+	err = s.store.Delete(ctx, Record{UserID: userID})
+	err = s.storeAnswered(ctx, "delete", started, err)
+	s.forget(userID)
+	if err == nil {
+		s.count.logouts.Add(1)
+	}
+	return errors.Join(err, unlinkErr)
+}
+
+func (s *Service) unlink(ctx context.Context, userID string) error {
+	if !linkable(userID) {
+		return nil
+	}
+	bearer := ""
+	if s.auth.serviceKey.empty() {
+		l, err := s.known(ctx, userID)
+		if err != nil {
+			return err
+		}
+		if l == nil || l.token.state(time.Now(), 0) == dead {
+			return fmt.Errorf("%w: neither a service key nor a live token to remove the link with", ErrServiceKeyRejected)
+		}
+		bearer = l.token.raw.reveal()
+	}
+	return s.auth.removeLink(ctx, userID, bearer)
+}
+
+// LoggedIn reports whether the user is logged in: whether Token would return a
+// token, or would if only the auth server could be reached. A user who is
+// linked is logged in. It returns false with an error when that cannot be told:
+// [ErrStoreUnavailable], [ErrAuthUnavailable] or [ErrServiceKeyRejected].
+func (s *Service) LoggedIn(ctx context.Context, userID string) (bool, error) {
+	release, err := s.enter(ctx, userID)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	_, err = s.usable(ctx, userID)
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, ErrNotLoggedIn):
+		return false, nil
+	case errors.Is(err, ErrAuthUnavailable), errors.Is(err, ErrServiceKeyRejected):
+		if l, knownErr := s.known(ctx, userID); knownErr == nil && l != nil {
+			return true, nil
+		}
+	}
+	return false, err
+}
+
+// Session returns a copy of the user's session, or [ErrNotLoggedIn]. Its token
+// may have run out; everything else is as the store has it. A linked user
+// without a session gets one, as with Token, and so Session can return Token's
+// errors.
+func (s *Service) Session(ctx context.Context, userID string) (*Session, error) {
+	release, err := s.enter(ctx, userID)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	l, err := s.known(ctx, userID)
+	if err == nil && l == nil {
+		l, err = s.usable(ctx, userID)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return l.session(), nil
+}
+
+// Email returns the e-mail address of the user's account as it was at login,
+// or "" if neither the login nor the SSO-Link told it. Errors are those of
+// [Service.Session].
+func (s *Service) Email(ctx context.Context, userID string) (string, error) {
+	session, err := s.Session(ctx, userID)
+	if err != nil {
+		return "", err
+	}
+	return session.Email, nil
+}
+
+// Refresh is for a token that a backend refused though it should be good: it
+// replaces the token, unless that has happened already, and returns the new
+// one. rejected is the token that was refused; if it is not the user's current
+// one, the current one is returned. Errors are those of [Service.Token].
+func (s *Service) Refresh(ctx context.Context, userID, rejected string) (string, error) {
+	release, err := s.enter(ctx, userID)
+	if err != nil {
+		return "", err
+	}
+	defer release()
+	l, err := s.replace(ctx, userID, replacement{wanted: func(l *login) bool {
+		return l.token.raw.reveal() != rejected && l.token.state(time.Now(), 0) != dead
+	}})
+	if err != nil {
+		return "", err
+	}
+	return l.token.raw.reveal(), nil
+}
+
+// session is the copy that callers get.
+func (l *login) session() *Session {
+	return &Session{
+		MatrixUserID:   l.userID,
+		Email:          l.email,
+		Subject:        l.token.subject,
+		ExpiresAt:      l.expires,
+		TokenExpiresAt: l.token.expires,
+		token:          l.token.raw,
+	}
+}

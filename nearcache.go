@@ -1,0 +1,293 @@
+package session
+
+import (
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/puzpuzpuz/xsync/v4"
+)
+
+// nearCache is the in-process copy of what the store said about each user, and
+// how long it may be believed. It is the Feed of the store's Watcher.
+//
+// An entry is believed while the trust it was read under still holds: the same
+// epoch (a flush starts a new one) and a lease on time that the watcher renews.
+// What is not believed stays, because it is all there is to serve from when the
+// store is away.
+type nearCache struct {
+	entries *bounded[nearEntry]
+	ahead   time.Duration
+	trust   atomic.Pointer[trust]
+
+	// tickets[hash(user)] counts notices, so that a fill which was overtaken
+	// by a change notice between reading and storing is noticed.
+	tickets [256]atomic.Uint64
+
+	mu      sync.Mutex
+	waiters map[string]chan struct{} // guarded by mu; closed on the user's next notice
+	waiting atomic.Int32             // len(waiters), for notices nobody waits for
+}
+
+// nearEntry carries what the hot path compares beside the pointer to the rest.
+type nearEntry struct {
+	raw        string // the token
+	epoch      uint64
+	freshUntil int64 // Unix seconds: token not in its refresh-ahead window, session not over
+	*nearDetail
+}
+
+type nearDetail struct {
+	login  *login
+	readAt time.Time
+}
+
+// trust is what the watcher last vouched for.
+type trust struct {
+	epoch  uint64
+	until  time.Time // monotonic
+	second int64     // wall clock when it was given, Unix seconds
+	span   uint64    // seconds that the wall clock may have moved since
+	maxAge time.Duration
+	open   bool // until is not a limit
+	closed bool // for good
+}
+
+// wallSlack is how far the wall clock may run ahead of the monotonic one
+// before trust is withdrawn: after a sleep, the latter does not know.
+const wallSlack = 2
+
+func newNearCache(size int, ahead time.Duration) *nearCache {
+	n := &nearCache{
+		entries: newBounded[nearEntry](size),
+		ahead:   ahead,
+		waiters: make(map[string]chan struct{}),
+	}
+	n.trust.Store(&trust{epoch: 1})
+	return n
+}
+
+// fresh is the hot path: the token if the entry is believed and the token needs
+// nothing done about it.
+func (n *nearCache) fresh(userID string, now time.Time) (string, bool) {
+	second := now.Unix()
+	e, ok := n.entries.load(userID)
+	if !ok || second >= e.freshUntil {
+		return "", false
+	}
+	t := n.trust.Load()
+	return e.raw, e.epoch == t.epoch && t.holds(now, second) && (t.maxAge == 0 || e.young(now, t.maxAge))
+}
+
+// get returns the entry, and whether it is believed.
+func (n *nearCache) get(userID string, now time.Time) (e nearEntry, believed, ok bool) {
+	e, ok = n.entries.load(userID)
+	if !ok || !e.login.live(now) {
+		return nearEntry{}, false, false
+	}
+	t := n.trust.Load()
+	believed = e.epoch == t.epoch && t.holds(now, now.Unix()) && (t.maxAge == 0 || e.young(now, t.maxAge))
+	return e, believed, true
+}
+
+func (t *trust) holds(now time.Time, second int64) bool {
+	return t.open || (now.Before(t.until) && uint64(second-t.second) <= t.span)
+}
+
+func (e nearEntry) young(now time.Time, maxAge time.Duration) bool {
+	age := now.Sub(e.readAt)
+	return age < maxAge && now.Unix()-e.readAt.Unix() <= int64(maxAge/time.Second)+wallSlack && age >= 0
+}
+
+// ticket is drawn before a read of the store and handed in with its result.
+type ticket struct {
+	epoch   uint64
+	notices uint64
+}
+
+func (n *nearCache) ticket(userID string) ticket {
+	return ticket{n.trust.Load().epoch, n.stripe(userID).Load()}
+}
+
+func (n *nearCache) stripe(userID string) *atomic.Uint64 {
+	h := uint32(2166136261) // FNV-1a
+	for i := range len(userID) {
+		h = (h ^ uint32(userID[i])) * 16777619
+	}
+	return &n.tickets[h%uint32(len(n.tickets))]
+}
+
+// fill keeps what a read returned, unless the user's record changed since the
+// ticket was drawn.
+func (n *nearCache) fill(t ticket, l *login, readAt time.Time) {
+	e := nearEntry{
+		raw:        l.token.raw.reveal(),
+		epoch:      t.epoch,
+		freshUntil: l.freshUntil(n.jittered()),
+		nearDetail: &nearDetail{login: l, readAt: readAt},
+	}
+	stripe := n.stripe(l.userID)
+	n.entries.storeIf(l.userID, e, func() bool { return stripe.Load() == t.notices })
+}
+
+// drop removes the entry of a user whom a read found without a session.
+func (n *nearCache) drop(userID string, t ticket) {
+	if n.stripe(userID).Load() == t.notices {
+		n.entries.remove(userID)
+	}
+}
+
+// jittered shortens the refresh-ahead window by up to a fifth, per process and
+// token, so that bots which share a session do not refresh together.
+func (n *nearCache) jittered() time.Duration {
+	if n.ahead <= minLife {
+		return n.ahead
+	}
+	return n.ahead - time.Duration(rand.Int64N(int64(n.ahead-minLife)/5+1))
+}
+
+// freshUntil is the first second, by the wall clock, at which the token must
+// not be handed out without a second look.
+func (l *login) freshUntil(ahead time.Duration) int64 {
+	const never = 1 << 62
+	until := int64(never)
+	switch {
+	case !l.token.readable:
+		return 0
+	case !l.token.endless:
+		until = l.token.expires.Add(-max(ahead, minLife)).Unix()
+	}
+	if !l.expires.IsZero() {
+		until = min(until, l.expires.Unix())
+	}
+	return until
+}
+
+// forget drops the user's entry and wakes those who wait for a change.
+func (n *nearCache) forget(userID string) {
+	n.stripe(userID).Add(1) // before the removal: see fill
+	n.entries.remove(userID)
+	if n.waiting.Load() > 0 {
+		n.wake(userID)
+	}
+}
+
+// Changed implements [Feed].
+func (n *nearCache) Changed(userID string) { n.forget(userID) }
+
+// Flush implements [Feed]. Entries stay for an outage, but are not believed.
+func (n *nearCache) Flush() {
+	n.renew(func(t *trust) { t.epoch++ })
+}
+
+// Trust implements [Feed].
+func (n *nearCache) Trust(until time.Time, maxAge time.Duration) {
+	now := time.Now()
+	n.renew(func(t *trust) {
+		t.until, t.open, t.maxAge = until, until.IsZero(), maxAge
+		t.second = now.Unix()
+		t.span = uint64(max(0, until.Sub(now))/time.Second) + wallSlack
+	})
+}
+
+func (n *nearCache) renew(edit func(*trust)) {
+	for {
+		old := n.trust.Load()
+		if old.closed {
+			return
+		}
+		next := *old
+		edit(&next)
+		if n.trust.CompareAndSwap(old, &next) {
+			return
+		}
+	}
+}
+
+// close stops every hit: what comes now takes the long way and is refused there.
+func (n *nearCache) close() {
+	n.renew(func(t *trust) { *t = trust{epoch: t.epoch + 1, closed: true} })
+}
+
+// watch returns a channel that is closed on the user's next change notice, and
+// a function to call when nobody waits for it any more. One flight per user
+// waits at a time.
+func (n *nearCache) watch(userID string) (changed <-chan struct{}, stop func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	ch := make(chan struct{})
+	n.waiters[userID] = ch
+	n.waiting.Store(int32(len(n.waiters)))
+	return ch, func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.waiters[userID] == ch {
+			delete(n.waiters, userID)
+			n.waiting.Store(int32(len(n.waiters)))
+		}
+	}
+}
+
+func (n *nearCache) wake(userID string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if ch, ok := n.waiters[userID]; ok {
+		close(ch)
+		delete(n.waiters, userID)
+		n.waiting.Store(int32(len(n.waiters)))
+	}
+}
+
+// believing reports whether a watcher vouches for entries just now.
+func (n *nearCache) believing(now time.Time) bool {
+	return n.trust.Load().holds(now, now.Unix())
+}
+
+// bounded is a concurrent map by user ID that stays near a maximum size by
+// dropping arbitrary entries. 0 keeps nothing.
+type bounded[V any] struct {
+	m   *xsync.Map[string, V]
+	max int
+}
+
+func newBounded[V any](size int) *bounded[V] {
+	return &bounded[V]{xsync.NewMap[string, V](), size}
+}
+
+func (b *bounded[V]) load(userID string) (V, bool) { return b.m.Load(userID) }
+func (b *bounded[V]) remove(userID string)         { b.m.Delete(userID) }
+func (b *bounded[V]) store(userID string, v V)     { b.storeIf(userID, v, func() bool { return true }) }
+
+// storeIf stores v if ok holds while nobody else can change the entry.
+func (b *bounded[V]) storeIf(userID string, v V, ok func() bool) {
+	if b.max <= 0 {
+		return
+	}
+	if b.m.Size() >= b.max {
+		b.shrink()
+	}
+	b.m.Compute(userID, func(old V, _ bool) (V, xsync.ComputeOp) {
+		if !ok() {
+			return old, xsync.CancelOp
+		}
+		return v, xsync.UpdateOp
+	})
+}
+
+// shrink drops a sixteenth of the entries from a random place on, so that the
+// cost of walking the map is spread over as many stores.
+func (b *bounded[V]) shrink() {
+	drop := max(1, b.max/16)
+	skip := rand.IntN(max(1, b.max-drop))
+	for userID := range b.m.AllRelaxed() {
+		if skip > 0 {
+			skip--
+			continue
+		}
+		b.m.Delete(userID)
+		if drop--; drop == 0 {
+			return
+		}
+	}
+}

@@ -1,0 +1,183 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/puzpuzpuz/xsync/v4"
+)
+
+// Stats is what [Service.Stats] returns. Total and Active describe the store
+// and so every process that shares it; the counters describe this Service
+// since it was made. There are no user IDs in it.
+type Stats struct {
+	Total          int    // sessions the store holds
+	Active         int    // those among them that have not expired
+	StorageMode    string // "memory", "redis", or "custom"
+	SSOLinkEnabled bool
+
+	Hits   int64 // tokens served from the near cache
+	Misses int64 // tokens that took a read of the store
+	Waits  int64 // callers who waited for a refresh that another had begun
+
+	RefreshesByLink  int64 // tokens from the SSO-Link, new sessions included
+	RefreshesByToken int64 // tokens from refresh tokens
+	RefreshesAhead   int64 // those of both kinds that no caller waited for
+	SessionsEnded    int64 // by the auth server's clear no
+
+	// Refresh failures by kind.
+	FailedUnavailable int64 // outages, time-outs, unusable answers
+	FailedServiceKey  int64 // the service key was rejected
+	FailedNotLinked   int64 // nothing to refresh with
+
+	Logins        int64
+	LoginFailures int64
+	Logouts       int64
+
+	StoreErrors int64
+	Unreadable  int64 // records that were no sessions
+}
+
+// counters are the live form of the counters in Stats.
+type counters struct {
+	hits *xsync.Counter // striped: every hit on every core counts here
+
+	misses, waits                                      atomic.Int64
+	byLink, byToken, ahead, ended                      atomic.Int64
+	failedUnavailable, failedServiceKey, failedNotLink atomic.Int64
+	logins, loginFailures, logouts                     atomic.Int64
+	storeErrors, unreadable                            atomic.Int64
+}
+
+// failed counts a refresh that came to nothing by its kind.
+func (c *counters) failed(err error) {
+	switch {
+	case errors.Is(err, ErrServiceKeyRejected):
+		c.failedServiceKey.Add(1)
+	case errors.Is(err, ErrNotLoggedIn):
+		c.failedNotLink.Add(1)
+	default:
+		c.failedUnavailable.Add(1)
+	}
+}
+
+// Stats counts the sessions in the store and returns them beside the counters.
+// It walks over all records without blocking the store for others, so it costs
+// in proportion to them. It returns ErrStoreUnavailable when the store cannot
+// be read (with the counters filled in all the same) and ErrClosed. Safe for
+// concurrent use.
+func (s *Service) Stats(ctx context.Context) (Stats, error) {
+	c := &s.count
+	stats := Stats{
+		StorageMode:       s.storageMode,
+		SSOLinkEnabled:    s.linkEnabled,
+		Hits:              c.hits.Value(),
+		Misses:            c.misses.Load(),
+		Waits:             c.waits.Load(),
+		RefreshesByLink:   c.byLink.Load(),
+		RefreshesByToken:  c.byToken.Load(),
+		RefreshesAhead:    c.ahead.Load(),
+		SessionsEnded:     c.ended.Load(),
+		FailedUnavailable: c.failedUnavailable.Load(),
+		FailedServiceKey:  c.failedServiceKey.Load(),
+		FailedNotLinked:   c.failedNotLink.Load(),
+		Logins:            c.logins.Load(),
+		LoginFailures:     c.loginFailures.Load(),
+		Logouts:           c.logouts.Load(),
+		StoreErrors:       c.storeErrors.Load(),
+		Unreadable:        c.unreadable.Load(),
+	}
+	for l, err := range s.all(ctx) {
+		if err != nil {
+			return stats, err
+		}
+		stats.Total++
+		if l.live(time.Now()) {
+			stats.Active++
+		}
+	}
+	return stats, nil
+}
+
+// Health is what [Service.Health] returns.
+type Health struct {
+	Store ComponentHealth
+	Auth  ComponentHealth
+	// Degraded says that the Service serves what it knows because the store
+	// or the auth server does not answer.
+	Degraded bool
+}
+
+// ComponentHealth describes the store or the auth server as this Service sees
+// it.
+type ComponentHealth struct {
+	OK        bool
+	Latency   time.Duration // of the last call
+	Since     time.Time     // when OK last changed, or the Service was made
+	LastError string        // the last failure, also after recovery; "" for none
+}
+
+// Health asks the store and the auth server for a sign of life, both at once,
+// and reports what came of it and since when it has been so. It takes no
+// longer than ctx allows and returns no error: what is wrong is in the answer.
+// The auth server is asked with a link check, which tries URL, path and
+// service key at once, or for its public keys without an SSO-Link. Safe for
+// concurrent use; a closed Service reports what it last knew.
+func (s *Service) Health(ctx context.Context) Health {
+	if release, err := s.begin(); err == nil {
+		defer release()
+		var probes sync.WaitGroup
+		probes.Go(func() { _, _ = s.readStore(ctx, probeUser) })
+		probes.Go(func() { s.auth.probe(ctx, s.linkEnabled) })
+		probes.Wait()
+	}
+	h := Health{Store: s.storeHealth.report(), Auth: s.auth.health.report()}
+	h.Degraded = !h.Store.OK || !h.Auth.OK
+	return h
+}
+
+// probeUser is nobody: its record never exists.
+const probeUser = "@health.probe:invalid"
+
+// component remembers how calls to the store or the auth server went.
+type component struct {
+	mu   sync.Mutex
+	last ComponentHealth // guarded by mu
+}
+
+func newComponent() *component {
+	return &component{last: ComponentHealth{OK: true, Since: time.Now()}}
+}
+
+// worked and failed record how a call went and report whether it went
+// otherwise than the one before.
+func (c *component) worked(latency time.Duration) (changed bool) {
+	return c.record(nil, latency)
+}
+
+func (c *component) failed(err error, latency time.Duration) (changed bool) {
+	return c.record(err, latency)
+}
+
+func (c *component) record(err error, latency time.Duration) (changed bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if ok := err == nil; ok != c.last.OK {
+		c.last.OK, c.last.Since = ok, time.Now()
+		changed = true
+	}
+	c.last.Latency = latency
+	if err != nil {
+		c.last.LastError = printable(err.Error())
+	}
+	return changed
+}
+
+func (c *component) report() ComponentHealth {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.last
+}

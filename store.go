@@ -1,0 +1,115 @@
+package session
+
+import (
+	"context"
+	"iter"
+	"time"
+)
+
+// Record is what a [Store] keeps for one user. The Service alone knows what
+// Value means; it may be sealed.
+type Record struct {
+	// UserID is the Matrix user the record belongs to.
+	UserID string
+	// Value holds opaque bytes; nil means that there is no record. Neither
+	// side modifies it after handing it over.
+	Value []byte
+	// Version is the store's own mark of this state of the record. A store
+	// that tells states apart by Value leaves it 0.
+	Version uint64
+	// Expires is when the record is to be dropped. A store whose engine keeps
+	// that time to itself may leave it zero in what it returns.
+	Expires time.Time
+}
+
+// Exists reports whether there is a record at all.
+func (r Record) Exists() bool { return r.Value != nil }
+
+// Store keeps one record per Matrix user. All methods are safe for concurrent
+// use, honour ctx, and treat user IDs as opaque and case-sensitive. Errors
+// other than [ErrNotFound] and [ErrConflict] mean that the store is
+// unavailable. Package storetest checks an implementation.
+//
+// A store that is shared between processes should implement [Locker], and
+// [Watcher] if it can; both memory and Redis do.
+type Store interface {
+	// Get returns the user's record. A record past its expiry is not
+	// returned. It returns ErrNotFound when there is none.
+	Get(ctx context.Context, userID string) (Record, error)
+
+	// Swap puts next in the place of old and returns next as a later Get
+	// would. It returns ErrConflict, and changes nothing, when what is stored
+	// is not old any more; an old that does not exist stands for "no record".
+	// next.UserID says whose record it is.
+	Swap(ctx context.Context, old, next Record) (Record, error)
+
+	// Delete removes old, or returns ErrConflict when what is stored is
+	// something else. With an old that does not exist it removes whatever is
+	// stored for old.UserID and breaks a lease on it (see Locker), so that
+	// nobody who is at work on the old state can bring it back. Removing
+	// nothing is not an error.
+	Delete(ctx context.Context, old Record) error
+
+	// All walks over the records in no order, without blocking other callers.
+	// A record that is written or dropped meanwhile may or may not be among
+	// them; none comes twice. Records past their expiry that still take up
+	// room are among them, if the store can tell. An error ends the walk.
+	All(ctx context.Context) iter.Seq2[Record, error]
+}
+
+// Locker is an optional capability of a [Store]: a lease per user, held by at
+// most one owner at a time over all processes, for as long as it takes to ask
+// the auth server. Without it, processes that share the store may ask for the
+// same user side by side, and refresh tokens (which are single-use) are not
+// safe to spend.
+type Locker interface {
+	// Acquire tries to take the user's lease for owner for the time ttl and
+	// reads the record, in that order, in one round trip. It never waits.
+	// No record is not an error here: see Record.Exists.
+	Acquire(ctx context.Context, userID, owner string, ttl time.Duration) (Lease, Record, error)
+
+	// Release gives up owner's lease; a lease of anybody else stays as it is.
+	// With a note, those who try to Acquire within keep are told the note
+	// instead of being given the lease.
+	Release(ctx context.Context, userID, owner, note string, keep time.Duration) error
+
+	// SwapLeased is Swap and Release in one step. Replacing a record needs
+	// only old to be what is stored, so that the work of an owner who was
+	// overtaken is not lost; creating one also needs the lease to be owner's
+	// still, and returns ErrConflict otherwise. After an error the lease is
+	// as it was.
+	SwapLeased(ctx context.Context, owner string, old, next Record) (Record, error)
+}
+
+// Lease is the answer to [Locker.Acquire].
+type Lease struct {
+	Held bool   // the caller has the lease
+	Note string // what the last owner left for those who come next, if anything
+}
+
+// Watcher is an optional capability of a [Store]: change notices, which let
+// the Service serve hits from memory.
+type Watcher interface {
+	// Watch reports changes to feed until ctx ends or watching fails. The
+	// Service calls it again after an error.
+	Watch(ctx context.Context, feed Feed) error
+}
+
+// Feed takes the notices of a [Watcher]. Its methods return at once and are
+// safe for concurrent use.
+type Feed interface {
+	// Changed says that the user's record was written or dropped. A write
+	// must be announced before Get can return to a caller who might have
+	// missed it, or within the time promised with Trust.
+	Changed(userID string)
+
+	// Flush says that any record may have changed unnoticed.
+	Flush()
+
+	// Trust says that every change up to now has been announced, and that
+	// what the Service knows may be believed until the given time; the zero
+	// time stands for as long as Watch runs. Unless it is 0, maxAge bounds in
+	// addition how long after being read a record may be believed: for feeds
+	// that do not see the writes of other software.
+	Trust(until time.Time, maxAge time.Duration)
+}

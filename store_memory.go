@@ -1,0 +1,311 @@
+package session
+
+import (
+	"context"
+	"iter"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/puzpuzpuz/xsync/v4"
+)
+
+// sweepEvery is how often the memory store looks for expired records.
+const sweepEvery = time.Minute
+
+// MemoryStore keeps records in this process. It is the default [Store], and it
+// is shared by the Services it is given to. It implements [Locker] and
+// [Watcher] and is safe for concurrent use.
+type MemoryStore struct {
+	// A record and the lease on it are one entry, so that every operation is
+	// one atomic step on the map.
+	entries *xsync.Map[string, memoryEntry]
+	version atomic.Uint64
+	feeds   atomic.Pointer[[]Feed]
+
+	armed atomic.Bool // a sweep is due; spares writers the mutex
+
+	mu     sync.Mutex
+	sweep  *time.Timer // guarded by mu
+	closed bool        // guarded by mu
+}
+
+type memoryEntry struct {
+	value   []byte // nil: no record, only a lease
+	version uint64
+	expires int64 // Unix nanoseconds; 0: never
+	lease   *memoryLease
+}
+
+type memoryLease struct {
+	owner string // "" once only the note is left
+	note  string
+	until time.Time
+}
+
+var (
+	_ Store   = (*MemoryStore)(nil)
+	_ Locker  = (*MemoryStore)(nil)
+	_ Watcher = (*MemoryStore)(nil)
+)
+
+// NewMemoryStore returns an empty store. Expired records are dropped within a
+// minute or so, driven by a timer that only runs while there are records;
+// Close stops it.
+func NewMemoryStore() *MemoryStore {
+	return &MemoryStore{entries: xsync.NewMap[string, memoryEntry]()}
+}
+
+// Get implements [Store].
+func (m *MemoryStore) Get(ctx context.Context, userID string) (Record, error) {
+	if err := ctx.Err(); err != nil {
+		return Record{}, err
+	}
+	e, _ := m.entries.Load(userID)
+	if !e.holds(time.Now()) {
+		return Record{}, ErrNotFound
+	}
+	return e.record(userID), nil
+}
+
+// Swap implements [Store].
+func (m *MemoryStore) Swap(ctx context.Context, old, next Record) (Record, error) {
+	return m.swap(ctx, "", old, next)
+}
+
+// SwapLeased implements [Locker].
+func (m *MemoryStore) SwapLeased(ctx context.Context, owner string, old, next Record) (Record, error) {
+	return m.swap(ctx, owner, old, next)
+}
+
+func (m *MemoryStore) swap(ctx context.Context, owner string, old, next Record) (Record, error) {
+	if err := ctx.Err(); err != nil {
+		return Record{}, err
+	}
+	next.Version = m.version.Add(1)
+	err := ErrConflict
+	now := time.Now()
+	m.entries.Compute(next.UserID, func(e memoryEntry, _ bool) (memoryEntry, xsync.ComputeOp) {
+		if !e.matches(old, now) {
+			return e, xsync.CancelOp
+		}
+		lease := e.lease
+		if owner != "" {
+			if lease.heldBy(owner, now) {
+				lease = nil
+			} else if !old.Exists() {
+				return e, xsync.CancelOp
+			}
+		}
+		err = nil
+		return memoryEntry{next.Value, next.Version, unixNano(next.Expires), lease}, xsync.UpdateOp
+	})
+	if err != nil {
+		return Record{}, err
+	}
+	m.changed(next.UserID)
+	m.scheduleSweep()
+	return next, nil
+}
+
+// Delete implements [Store].
+func (m *MemoryStore) Delete(ctx context.Context, old Record) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	var err error
+	now := time.Now()
+	m.entries.Compute(old.UserID, func(e memoryEntry, loaded bool) (memoryEntry, xsync.ComputeOp) {
+		switch {
+		case !loaded:
+			return e, xsync.CancelOp
+		case !old.Exists():
+			return e, xsync.DeleteOp // and the lease with it
+		case !e.holds(now):
+			return e, xsync.CancelOp
+		case !e.matches(old, now):
+			err = ErrConflict
+			return e, xsync.CancelOp
+		case e.lease.live(now):
+			return memoryEntry{lease: e.lease}, xsync.UpdateOp
+		}
+		return e, xsync.DeleteOp
+	})
+	if err == nil {
+		m.changed(old.UserID)
+	}
+	return err
+}
+
+// All implements [Store]. Expired records that have not been dropped yet are
+// among those it yields.
+func (m *MemoryStore) All(ctx context.Context) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		for userID, e := range m.entries.All() {
+			if err := ctx.Err(); err != nil {
+				yield(Record{}, err)
+				return
+			}
+			if e.value != nil && !yield(e.record(userID), nil) {
+				return
+			}
+		}
+	}
+}
+
+// Acquire implements [Locker].
+func (m *MemoryStore) Acquire(ctx context.Context, userID, owner string, ttl time.Duration) (Lease, Record, error) {
+	if err := ctx.Err(); err != nil {
+		return Lease{}, Record{}, err
+	}
+	var lease Lease
+	now := time.Now()
+	e, _ := m.entries.Compute(userID, func(e memoryEntry, _ bool) (memoryEntry, xsync.ComputeOp) {
+		if e.lease.live(now) {
+			lease = Lease{Held: e.lease.heldBy(owner, now), Note: e.lease.note}
+			return e, xsync.CancelOp
+		}
+		lease = Lease{Held: true}
+		e.lease = &memoryLease{owner: owner, until: now.Add(ttl)}
+		return e, xsync.UpdateOp
+	})
+	if !e.holds(now) {
+		return lease, Record{UserID: userID}, nil
+	}
+	return lease, e.record(userID), nil
+}
+
+// Release implements [Locker].
+func (m *MemoryStore) Release(ctx context.Context, userID, owner, note string, keep time.Duration) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	now := time.Now()
+	m.entries.Compute(userID, func(e memoryEntry, _ bool) (memoryEntry, xsync.ComputeOp) {
+		if !e.lease.heldBy(owner, now) {
+			return e, xsync.CancelOp
+		}
+		e.lease = nil
+		if note != "" {
+			e.lease = &memoryLease{note: note, until: now.Add(keep)}
+		} else if e.value == nil {
+			return e, xsync.DeleteOp
+		}
+		return e, xsync.UpdateOp
+	})
+	m.scheduleSweep()
+	return nil
+}
+
+// Watch implements [Watcher]: a change is announced before the call that made
+// it returns.
+func (m *MemoryStore) Watch(ctx context.Context, feed Feed) error {
+	m.setFeeds(func(feeds []Feed) []Feed { return append(feeds, feed) })
+	defer m.setFeeds(func(feeds []Feed) []Feed {
+		return slices.DeleteFunc(feeds, func(f Feed) bool { return f == feed })
+	})
+	feed.Flush()
+	feed.Trust(time.Time{}, 0)
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (m *MemoryStore) setFeeds(edit func([]Feed) []Feed) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var feeds []Feed
+	if old := m.feeds.Load(); old != nil {
+		feeds = slices.Clone(*old)
+	}
+	feeds = edit(feeds)
+	m.feeds.Store(&feeds)
+}
+
+func (m *MemoryStore) changed(userID string) {
+	if feeds := m.feeds.Load(); feeds != nil {
+		for _, feed := range *feeds {
+			feed.Changed(userID)
+		}
+	}
+}
+
+// Close stops the timer that drops expired records. The records stay.
+func (m *MemoryStore) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed = true
+	if m.sweep != nil {
+		m.sweep.Stop()
+	}
+	return nil
+}
+
+func (m *MemoryStore) scheduleSweep() {
+	if m.armed.Load() || m.armed.Swap(true) {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.closed {
+		m.sweep = time.AfterFunc(sweepEvery, m.dropExpired)
+	}
+}
+
+// dropExpired locks one bucket of the map at a time, and only to remove.
+func (m *MemoryStore) dropExpired() {
+	for userID, e := range m.entries.AllRelaxed() {
+		now := time.Now()
+		if e.spent(now) {
+			m.entries.Compute(userID, func(e memoryEntry, loaded bool) (memoryEntry, xsync.ComputeOp) {
+				if loaded && e.spent(now) {
+					return e, xsync.DeleteOp
+				}
+				return e, xsync.CancelOp
+			})
+		}
+	}
+	m.armed.Store(false)
+	if m.entries.Size() > 0 {
+		m.scheduleSweep()
+	}
+}
+
+func (e memoryEntry) record(userID string) Record {
+	r := Record{UserID: userID, Value: e.value, Version: e.version}
+	if e.expires != 0 {
+		r.Expires = time.Unix(0, e.expires)
+	}
+	return r
+}
+
+func (e memoryEntry) holds(now time.Time) bool {
+	return e.value != nil && (e.expires == 0 || now.UnixNano() < e.expires)
+}
+
+func (e memoryEntry) spent(now time.Time) bool {
+	return !e.holds(now) && !e.lease.live(now)
+}
+
+// matches reports whether old is what is stored now.
+func (e memoryEntry) matches(old Record, now time.Time) bool {
+	if !e.holds(now) {
+		return !old.Exists()
+	}
+	return old.Exists() && old.Version == e.version
+}
+
+func (l *memoryLease) live(now time.Time) bool {
+	return l != nil && now.Before(l.until)
+}
+
+func (l *memoryLease) heldBy(owner string, now time.Time) bool {
+	return l.live(now) && l.owner == owner
+}
+
+func unixNano(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}

@@ -1,0 +1,367 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	defaultKeyPrefix = "bot:session:"
+
+	// storeTimeout bounds one operation on Redis, whatever the client's own
+	// time-outs and retries add up to.
+	storeTimeout = 2 * time.Second
+
+	scanCount = 1000
+)
+
+// RedisStore keeps records on Redis: one server, Sentinel or Cluster. It
+// implements [Locker] and [Watcher] and is safe for concurrent use.
+//
+// The user's record lies under the key prefix followed by the user ID, as a
+// plain string with a TTL. The lease on it lies beside it, in the same Cluster
+// slot, under a prefix of its own (bot:session-lock: by default), because the
+// TypeScript service takes every key under the session prefix for a session.
+type RedisStore struct {
+	client redis.UniversalClient
+	keys   redisKeys
+	feed   feedConfig
+
+	swapScript, deleteScript, releaseScript *redis.Script
+
+	// Commands whose caller stopped waiting; Close waits for them.
+	running sync.WaitGroup
+}
+
+var (
+	_ Store   = (*RedisStore)(nil)
+	_ Locker  = (*RedisStore)(nil)
+	_ Watcher = (*RedisStore)(nil)
+)
+
+// RedisOption configures [NewRedisStore].
+type RedisOption func(*RedisStore) error
+
+// WithKeyPrefix puts the records under another prefix than "bot:session:". It
+// must not be empty, and all bots that share sessions need the same. A hash tag
+// in it ("{bots}:session:") keeps all records on one Cluster node.
+func WithKeyPrefix(prefix string) RedisOption {
+	return func(s *RedisStore) (err error) {
+		s.keys, err = newRedisKeys(prefix)
+		return err
+	}
+}
+
+// NewRedisStore returns a store on client, which stays the caller's to close
+// (after the store). It does not connect. A context's deadline and cancellation
+// hold on every call, also when client was built without ContextTimeoutEnabled;
+// in addition no call takes longer than 2 s.
+func NewRedisStore(client redis.UniversalClient, opts ...RedisOption) (*RedisStore, error) {
+	if client == nil {
+		return nil, errors.New("session: NewRedisStore: no client")
+	}
+	s := &RedisStore{
+		client:        client,
+		feed:          defaultFeedConfig(),
+		swapScript:    redis.NewScript(swapSource),
+		deleteScript:  redis.NewScript(deleteSource),
+		releaseScript: redis.NewScript(releaseSource),
+	}
+	for _, opt := range append([]RedisOption{WithKeyPrefix(defaultKeyPrefix)}, opts...) {
+		if err := opt(s); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// A record is read with GETRANGE so that something huge under a key costs no
+// more than the largest record. A key of another type reads as an empty value:
+// it is no session, and the next SET replaces it.
+const readRecord = `
+local cur = redis.pcall('GETRANGE', KEYS[1], 0, ARGV[1])
+if type(cur) ~= 'string' then cur = '' end
+`
+
+// Announcing is for those who cannot be told by CLIENT TRACKING; a server that
+// forbids PUBLISH does not fail the write.
+const announce = `
+redis.pcall('PUBLISH', ARGV[2], ARGV[3])
+return 1
+`
+
+const swapSource = readRecord + `
+local old, new, ttl, owner = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+if cur ~= old then
+  if cur == new then return 1 end -- a retry of a call that got through
+  return 0
+end
+local mine = owner ~= '' and redis.call('GET', KEYS[2]) == owner
+if owner ~= '' and old == '' and not mine then return 0 end
+redis.call('SET', KEYS[1], new, 'PX', ttl)
+if mine then redis.call('DEL', KEYS[2]) end
+` + announce
+
+const deleteSource = readRecord + `
+if ARGV[4] == '' then
+  redis.call('DEL', KEYS[2])
+elseif cur == '' then
+  return 1
+elseif cur ~= ARGV[4] then
+  return 0
+end
+redis.call('DEL', KEYS[1])
+` + announce
+
+const releaseSource = `
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then return redis.call('DEL', KEYS[1]) end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1
+`
+
+// Values of a lease key: who holds it, or what the last holder left to say.
+const (
+	leaseOwner = "owner:"
+	leaseNote  = "note:"
+)
+
+// Get implements [Store]: one round trip.
+func (s *RedisStore) Get(ctx context.Context, userID string) (Record, error) {
+	key := s.keys.record(userID)
+	value, err := await(ctx, s, func(ctx context.Context) (string, error) {
+		return s.client.GetRange(ctx, key, 0, maxRecord).Result()
+	})
+	switch {
+	case isWrongType(err):
+		return Record{UserID: userID, Value: []byte{}}, nil
+	case err != nil:
+		return Record{}, err
+	case value == "":
+		return Record{}, ErrNotFound
+	}
+	return Record{UserID: userID, Value: []byte(value)}, nil
+}
+
+// Swap implements [Store].
+func (s *RedisStore) Swap(ctx context.Context, old, next Record) (Record, error) {
+	return s.swap(ctx, "", old, next)
+}
+
+// SwapLeased implements [Locker].
+func (s *RedisStore) SwapLeased(ctx context.Context, owner string, old, next Record) (Record, error) {
+	return s.swap(ctx, leaseOwner+owner, old, next)
+}
+
+func (s *RedisStore) swap(ctx context.Context, owner string, old, next Record) (Record, error) {
+	// Relative to our clock, like the expiry itself: the server's may differ.
+	ttl := time.Until(next.Expires).Milliseconds()
+	if ttl <= 0 {
+		return Record{}, fmt.Errorf("session: record of %s has expired", next.UserID)
+	}
+	err := s.run(ctx, s.swapScript, next.UserID, old.Value, next.Value, ttl, owner)
+	return next, err
+}
+
+// Delete implements [Store].
+func (s *RedisStore) Delete(ctx context.Context, old Record) error {
+	return s.run(ctx, s.deleteScript, old.UserID, old.Value)
+}
+
+// run executes a script on the user's record and lease; 0 is a conflict.
+func (s *RedisStore) run(ctx context.Context, script *redis.Script, userID string, args ...any) error {
+	keys := []string{s.keys.record(userID), s.keys.lease(userID)}
+	argv := append([]any{maxRecord, s.keys.channel(), userID}, args...)
+	done, err := await(ctx, s, func(ctx context.Context) (int, error) {
+		return script.Run(ctx, s.client, keys, argv...).Int()
+	})
+	if err == nil && done == 0 {
+		err = ErrConflict
+	}
+	return err
+}
+
+// Acquire implements [Locker]: the lease and the record in one pipeline.
+func (s *RedisStore) Acquire(ctx context.Context, userID, owner string, ttl time.Duration) (Lease, Record, error) {
+	recordKey, leaseKey := s.keys.record(userID), s.keys.lease(userID)
+	type answer struct{ holder, value string }
+	got, err := await(ctx, s, func(ctx context.Context) (answer, error) {
+		pipe := s.client.Pipeline()
+		take := pipe.SetNX(ctx, leaseKey, leaseOwner+owner, ttl)
+		holder := pipe.Get(ctx, leaseKey)
+		value := pipe.GetRange(ctx, recordKey, 0, maxRecord)
+		_, _ = pipe.Exec(ctx) // each command is asked for its own error
+		for _, err := range []error{take.Err(), holder.Err(), value.Err()} {
+			if err != nil && !errors.Is(err, redis.Nil) && !isWrongType(err) {
+				return answer{}, err
+			}
+		}
+		// The holder decides, not SetNX: go-redis may have sent it twice.
+		return answer{holder.Val(), value.Val()}, nil
+	})
+	if err != nil {
+		return Lease{}, Record{}, err
+	}
+	lease := Lease{Held: got.holder == leaseOwner+owner}
+	if note, ok := strings.CutPrefix(got.holder, leaseNote); ok {
+		lease.Note = note
+	}
+	rec := Record{UserID: userID}
+	if got.value != "" {
+		rec.Value = []byte(got.value)
+	}
+	return lease, rec, nil
+}
+
+// Release implements [Locker].
+func (s *RedisStore) Release(ctx context.Context, userID, owner, note string, keep time.Duration) error {
+	if note != "" {
+		note = leaseNote + note
+	}
+	_, err := await(ctx, s, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.releaseScript.Run(ctx, s.client, []string{s.keys.lease(userID)},
+			leaseOwner+owner, note, keep.Milliseconds()).Err()
+	})
+	return err
+}
+
+// All implements [Store]: SCAN over every master, with the values of each page
+// fetched in one pipeline. Expired records are the server's to drop.
+func (s *RedisStore) All(ctx context.Context) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		masters, err := s.masters(ctx)
+		if err != nil {
+			yield(Record{}, err)
+			return
+		}
+		seen := make(map[string]struct{}) // SCAN may return a key twice
+		for _, master := range masters {
+			for cursor := uint64(0); ; {
+				page, next, err := s.page(ctx, master, cursor)
+				if err != nil {
+					yield(Record{}, err)
+					return
+				}
+				for _, rec := range page {
+					if _, twice := seen[rec.UserID]; twice {
+						continue
+					}
+					seen[rec.UserID] = struct{}{}
+					if !yield(rec, nil) {
+						return
+					}
+				}
+				if cursor = next; cursor == 0 {
+					break
+				}
+			}
+		}
+	}
+}
+
+func (s *RedisStore) page(ctx context.Context, master redis.Cmdable, cursor uint64) ([]Record, uint64, error) {
+	type answer struct {
+		page []Record
+		next uint64
+	}
+	got, err := await(ctx, s, func(ctx context.Context) (answer, error) {
+		keys, next, err := master.Scan(ctx, cursor, s.keys.pattern(), scanCount).Result()
+		if err != nil || len(keys) == 0 {
+			return answer{nil, next}, err
+		}
+		values := make([]*redis.StringCmd, len(keys))
+		pipe := master.Pipeline()
+		for i, key := range keys {
+			values[i] = pipe.GetRange(ctx, key, 0, maxRecord)
+		}
+		if _, err := pipe.Exec(ctx); err != nil && !isReply(err) {
+			return answer{}, err
+		}
+		page := make([]Record, 0, len(keys))
+		for i, value := range values {
+			// Gone since the SCAN, moved to another node, or not a string.
+			if value.Err() != nil || value.Val() == "" {
+				continue
+			}
+			page = append(page, Record{UserID: s.keys.userID(keys[i]), Value: []byte(value.Val())})
+		}
+		return answer{page, next}, nil
+	})
+	return got.page, got.next, err
+}
+
+// masters returns a client per master: a key is on exactly one of them.
+func (s *RedisStore) masters(ctx context.Context) ([]*redis.Client, error) {
+	switch c := s.client.(type) {
+	case *redis.Client:
+		return []*redis.Client{c}, nil
+	case *redis.ClusterClient:
+		return await(ctx, s, func(ctx context.Context) ([]*redis.Client, error) {
+			var mu sync.Mutex
+			var masters []*redis.Client
+			err := c.ForEachMaster(ctx, func(_ context.Context, master *redis.Client) error {
+				mu.Lock()
+				defer mu.Unlock()
+				masters = append(masters, master)
+				return nil
+			})
+			return masters, err
+		})
+	default:
+		return nil, fmt.Errorf("session: cannot list the servers behind a %T", s.client)
+	}
+}
+
+// Close waits for commands whose callers have stopped waiting, at most as long
+// as the client's own time-outs let them run. It does not close the client.
+func (s *RedisStore) Close() error {
+	s.running.Wait()
+	return nil
+}
+
+// await runs op beside the caller, so that the caller's context and
+// storeTimeout hold however long the client's own time-outs are.
+func await[T any](ctx context.Context, s *RedisStore, op func(context.Context) (T, error)) (T, error) {
+	var zero T
+	if err := ctx.Err(); err != nil {
+		return zero, err
+	}
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	s.running.Add(1)
+	go func() {
+		defer s.running.Done()
+		value, err := op(ctx)
+		done <- result{value, err}
+	}()
+	timeout := time.NewTimer(storeTimeout)
+	defer timeout.Stop()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		return zero, ctx.Err()
+	case <-timeout.C:
+		return zero, fmt.Errorf("no answer from Redis in %s", storeTimeout)
+	}
+}
+
+func isWrongType(err error) bool {
+	return isReply(err) && strings.HasPrefix(err.Error(), "WRONGTYPE")
+}
+
+// isReply reports whether err is an answer of the server, not a lost connection.
+func isReply(err error) bool {
+	var reply redis.Error
+	return errors.As(err, &reply)
+}

@@ -1,0 +1,303 @@
+package session
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+	"github.com/redis/go-redis/v9/push"
+)
+
+// feedConfig holds the times of the change feed.
+type feedConfig struct {
+	beat   time.Duration // between heartbeats
+	lease  time.Duration // how long an answered heartbeat vouches for the feed
+	ageCap time.Duration // what stands in for it where tracking is refused
+}
+
+func defaultFeedConfig() feedConfig {
+	return feedConfig{beat: 250 * time.Millisecond, lease: time.Second, ageCap: time.Second}
+}
+
+// Watch implements [Watcher] with CLIENT TRACKING in broadcast mode, on a
+// connection of its own to every master. It sees the writes of any software,
+// expiry and FLUSHALL. What it has reported is vouched for by a heartbeat from
+// end to end: a key written through the store's own client has to come back as
+// a notice, which also tells a demoted master from the current one.
+//
+// Where tracking is refused (some proxies, an ACL), it reports the writes of
+// this package by Pub/Sub, and records are believed for a second at most.
+func (s *RedisStore) Watch(ctx context.Context, feed Feed) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+
+	trackers, err := s.track(ctx, feed)
+	defer func() {
+		for _, t := range trackers {
+			t.close()
+		}
+	}()
+	if isReply(err) {
+		return s.subscribe(ctx, feed)
+	}
+	if err != nil {
+		return err
+	}
+
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel(nil)
+	for _, t := range trackers {
+		running.Go(func() { cancel(t.receive(ctx)) })
+	}
+	flushed := false
+	for {
+		started := time.Now()
+		// Entries are vouched for by all masters or not at all.
+		var beats sync.WaitGroup
+		for _, t := range trackers {
+			beats.Go(func() {
+				if err := t.beat(ctx); err != nil {
+					cancel(err)
+				}
+			})
+		}
+		beats.Wait()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if !flushed {
+			feed.Flush()
+			flushed = true
+		}
+		feed.Trust(started.Add(s.feed.lease), 0)
+		pause := time.NewTimer(time.Until(started.Add(s.feed.beat)))
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// tracker is a connection to one master that is told of changes there.
+type tracker struct {
+	store  *RedisStore
+	feed   Feed
+	client *redis.Client // of the tracking connection alone
+	conn   *redis.PubSub
+	master *redis.Client
+	slots  string // the master's own, as it reported them; "" outside Cluster
+	key    string // of the heartbeat, without its number
+	number int
+
+	mu     sync.Mutex
+	expect string        // guarded by mu: the heartbeat that is out
+	echo   chan struct{} // guarded by mu: closed when it comes back
+}
+
+// track connects to all masters. What it has connected to it returns, also
+// with an error.
+func (s *RedisStore) track(ctx context.Context, feed Feed) ([]*tracker, error) {
+	masters, err := s.masters(ctx)
+	if err != nil {
+		return nil, err
+	}
+	instance := rand.Text()
+	var trackers []*tracker
+	for _, master := range masters {
+		t := &tracker{store: s, feed: feed, master: master}
+		slot := 0
+		if _, ok := s.client.(*redis.ClusterClient); ok {
+			if t.slots, slot, err = ownSlots(ctx, master); err != nil {
+				return trackers, err
+			}
+			if t.slots == "" {
+				continue // a master without slots has no keys
+			}
+		}
+		t.key = s.keys.heartbeat(instance, slot)
+		t.client = redis.NewClient(t.options(s.keys.heartbeatPrefix(instance)))
+		t.conn = t.client.Subscribe(ctx)
+		trackers = append(trackers, t)
+		if err := t.client.RegisterPushNotificationHandler("invalidate", t, false); err != nil {
+			return trackers, err
+		}
+		if err := t.connect(ctx); err != nil {
+			return trackers, err
+		}
+	}
+	if len(trackers) == 0 {
+		return nil, errors.New("session: no master to watch")
+	}
+	return trackers, nil
+}
+
+// options are the master's, for one connection that tracks from the start.
+func (t *tracker) options(heartbeats string) *redis.Options {
+	o := *t.master.Options()
+	o.Protocol = 3
+	o.PoolSize, o.MinIdleConns, o.MaxRetries = 1, 0, -1
+	o.ContextTimeoutEnabled = true
+	o.PushNotificationProcessor = nil
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	before := o.OnConnect
+	o.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
+		if before != nil {
+			if err := before(ctx, conn); err != nil {
+				return err
+			}
+		}
+		return conn.Process(ctx, redis.NewStatusCmd(ctx, "client", "tracking", "on", "bcast",
+			"prefix", t.store.keys.prefix, "prefix", heartbeats))
+	}
+	return &o
+}
+
+// connect opens the tracking connection, by way of a Ping: subscribing to
+// nothing does not.
+func (t *tracker) connect(ctx context.Context) error {
+	_, err := await(ctx, t.store, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, t.conn.Ping(ctx)
+	})
+	return err
+}
+
+func (t *tracker) close() {
+	_ = t.conn.Close()
+	_ = t.client.Close()
+}
+
+// receive reads notices until the connection fails or ctx ends.
+func (t *tracker) receive(ctx context.Context) error {
+	defer context.AfterFunc(ctx, t.close)()
+	for {
+		// Notices go to HandlePushNotification; what is returned is the answer
+		// to the Ping. A lost connection must not be replaced silently.
+		if _, err := t.conn.Receive(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// HandlePushNotification implements [push.NotificationHandler] for
+// "invalidate": a list of keys, or nil when everything was flushed.
+func (t *tracker) HandlePushNotification(_ context.Context, _ push.NotificationHandlerContext, notice []any) error {
+	if len(notice) < 2 || notice[1] == nil {
+		t.feed.Flush()
+		return nil
+	}
+	keys, ok := notice[1].([]any)
+	if !ok {
+		t.feed.Flush()
+		return nil
+	}
+	for _, k := range keys {
+		key, _ := k.(string)
+		if userID, ours := strings.CutPrefix(key, t.store.keys.prefix); ours {
+			t.feed.Changed(userID)
+		} else {
+			t.heard(key)
+		}
+	}
+	return nil
+}
+
+// beat writes a heartbeat through the store's own client and waits to be told.
+func (t *tracker) beat(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, t.store.feed.lease)
+	defer cancel()
+	// Numbered, so that a write which go-redis repeated is not taken for the
+	// next heartbeat.
+	t.number = (t.number + 1) % 4
+	key := fmt.Sprintf("%s%d", t.key, t.number)
+	echo := make(chan struct{})
+	t.mu.Lock()
+	t.expect, t.echo = key, echo
+	t.mu.Unlock()
+	_, err := await(ctx, t.store, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, t.store.client.Set(ctx, key, "", 10*time.Second).Err()
+	})
+	if err != nil {
+		return err
+	}
+	select {
+	case <-echo:
+	case <-ctx.Done():
+		return fmt.Errorf("heartbeat of the change feed not announced in %s", t.store.feed.lease)
+	}
+	if t.slots == "" {
+		return nil
+	}
+	// A slot that moved is one whose changes another master announces.
+	slots, _, err := ownSlots(ctx, t.master)
+	if err == nil && slots != t.slots {
+		err = errors.New("cluster slots moved")
+	}
+	return err
+}
+
+func (t *tracker) heard(key string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.expect != "" && key == t.expect {
+		close(t.echo)
+		t.expect = ""
+	}
+}
+
+// ownSlots asks a master which slots it serves, itself being the one to know,
+// and returns one of them beside the list.
+func ownSlots(ctx context.Context, master *redis.Client) (list string, first int, err error) {
+	id, err := master.Do(ctx, "cluster", "myid").Text()
+	if err != nil {
+		return "", 0, err
+	}
+	ranges, err := master.ClusterSlots(ctx).Result()
+	if err != nil {
+		return "", 0, err
+	}
+	var own []string
+	for _, r := range ranges {
+		if len(r.Nodes) > 0 && r.Nodes[0].ID == id {
+			if len(own) == 0 {
+				first = r.Start
+			}
+			own = append(own, fmt.Sprintf("%d-%d", r.Start, r.End))
+		}
+	}
+	slices.Sort(own)
+	return strings.Join(own, " "), first, nil
+}
+
+// subscribe is the feed where tracking is refused. Only the age cap is relied
+// upon; the messages spare most callers from it and wake those who wait.
+func (s *RedisStore) subscribe(ctx context.Context, feed Feed) error {
+	feed.Flush()
+	feed.Trust(time.Time{}, s.feed.ageCap)
+	conn := s.client.Subscribe(ctx, s.keys.channel())
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	for {
+		message, err := conn.ReceiveMessage(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err == nil:
+			feed.Changed(message.Payload)
+		case isReply(err): // not allowed either: the age cap alone
+			<-ctx.Done()
+			return context.Cause(ctx)
+		default:
+			return err
+		}
+	}
+}

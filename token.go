@@ -1,0 +1,536 @@
+package session
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"math/bits"
+	mathrand "math/rand/v2"
+	"strings"
+	"time"
+)
+
+const (
+	// noLinkFor is how long a user without a session and without a link is
+	// answered from memory. A login or a session in the store overrides it.
+	noLinkFor = 30 * time.Second
+
+	// failureFor is how long a failed refresh speaks for everybody: other
+	// processes take its word instead of asking the failing server in turn.
+	failureFor = time.Second
+
+	maxRemembered = 100_000 // users, in either of the memories above and below
+	maxAheads     = 32      // refreshes ahead at a time
+
+	// A refresh ahead that failed is tried again after this, doubled each
+	// time, up to the limit, give or take a quarter.
+	aheadBackoff    = time.Second
+	aheadBackoffMax = 30 * time.Second
+
+	// Waiting for another process to finish a refresh: its change notice ends
+	// the wait, and looking again covers for a notice that never comes.
+	pollFirst = 5 * time.Millisecond
+	pollLast  = 100 * time.Millisecond
+
+	// A refresh token is single-use, so it is not spent without the time to
+	// hear what came of it.
+	spendingTime = 3 * time.Second
+)
+
+// Token returns the user's access token, good for more than 60 more seconds
+// unless it comes straight from the auth server. It costs a look-up when the
+// token is at hand, a read of the store when it is not, and a call to the auth
+// server, shared by all who ask in any process, when the token is dead.
+//
+// It returns [ErrNotLoggedIn] when the user has to log in; [ErrAuthUnavailable]
+// or [ErrServiceKeyRejected], both with an [AuthError], when the token is dead
+// and the auth server cannot replace it just now; [ErrStoreUnavailable] when
+// the store is away and the user is not known to this process.
+//
+//	near cache  store         auth server       result
+//	fresh       –             –                 the token
+//	aging       –             –                 the token; one refresh behind it
+//	miss, dead  fresh, aging  –                 the token (another process refreshed it)
+//	miss, dead  dead          a token           swapped in; that token
+//	miss        nothing       linked            a new session; its token
+//	miss        nothing       not linked        ErrNotLoggedIn, remembered for 30 s
+//	–           dead          a clear no        the session ends; ErrNotLoggedIn
+//	–           dead          cannot be asked   ErrNotLoggedIn; the session stays
+//	–           dead          anything else     ErrAuthUnavailable, …; the session stays
+//	known       down          –                 the known token while it lives
+//	unknown     down          –                 ErrStoreUnavailable
+func (s *Service) Token(ctx context.Context, userID string) (string, error) {
+	if raw, ok := s.near.fresh(userID, time.Now()); ok && ctx.Err() == nil {
+		s.count.hits.Inc()
+		return raw, nil
+	}
+	release, err := s.enter(ctx, userID)
+	if err != nil {
+		return "", err
+	}
+	defer release()
+	l, err := s.usable(ctx, userID)
+	if err != nil {
+		return "", err
+	}
+	return l.token.raw.reveal(), nil
+}
+
+// usable returns the user's session with a token that may be handed out: the
+// hit, the refresh ahead, the miss and the outage, in that order.
+func (s *Service) usable(ctx context.Context, userID string) (*login, error) {
+	l, err := s.known(ctx, userID)
+	if err != nil {
+		return nil, err
+	}
+	if l != nil {
+		switch l.token.state(time.Now(), s.ahead) {
+		case fresh:
+			return l, nil
+		case aging:
+			s.refreshAhead(ctx, l)
+			return l, nil
+		}
+	}
+	if l == nil && s.isUnlinked(userID) {
+		return nil, fmt.Errorf("%w: no link", ErrNotLoggedIn)
+	}
+	return s.replace(ctx, userID, replacement{wanted: func(l *login) bool {
+		return l.token.state(time.Now(), 0) != dead
+	}})
+}
+
+// known returns the user's live session from the near cache or else from the
+// store, or nil when there is none. While the store is away, what was last
+// known stands in for it.
+func (s *Service) known(ctx context.Context, userID string) (*login, error) {
+	e, believed, ok := s.near.get(userID, time.Now())
+	if believed {
+		s.count.hits.Inc()
+		return e.login, nil
+	}
+	s.count.misses.Add(1)
+	snap, err := s.readStore(ctx, userID)
+	if errors.Is(err, ErrStoreUnavailable) && ok && e.login.token.state(time.Now(), 0) != dead {
+		return e.login, nil
+	}
+	return snap.login, err
+}
+
+// refreshBackoff says when a refresh ahead of a user may be tried again.
+type refreshBackoff struct {
+	until  time.Time
+	failed int // in a row
+}
+
+// refreshAhead replaces an aging token behind its callers, unless that is
+// under way, was tried just now, or enough of them run already.
+func (s *Service) refreshAhead(ctx context.Context, l *login) {
+	if !s.canAsk(l) {
+		return
+	}
+	last, _ := s.backoffs.load(l.userID)
+	if time.Now().Before(last.until) {
+		return
+	}
+	select {
+	case s.aheads <- struct{}{}:
+	default:
+		return
+	}
+	release, err := s.begin()
+	if err != nil {
+		<-s.aheads
+		return
+	}
+	// Held off at once, so that one refresh runs however many callers come.
+	s.backoffs.store(l.userID, refreshBackoff{time.Now().Add(leaseTTL), last.failed})
+	go func() {
+		defer release()
+		defer func() { <-s.aheads }()
+		_, err := s.replace(context.WithoutCancel(ctx), l.userID, replacement{ahead: true, wanted: func(l *login) bool {
+			return l.token.state(time.Now(), s.ahead) == fresh
+		}})
+		if err == nil {
+			s.count.ahead.Add(1)
+			s.backoffs.remove(l.userID)
+			return
+		}
+		wait := min(aheadBackoff<<min(last.failed, bits.Len(uint(aheadBackoffMax/aheadBackoff))), aheadBackoffMax)
+		wait += time.Duration(mathrand.Int64N(int64(wait)/2)) - wait/4
+		s.backoffs.store(l.userID, refreshBackoff{time.Now().Add(wait), last.failed + 1})
+	}()
+}
+
+// replacement says what a flight is for.
+type replacement struct {
+	wanted func(*login) bool // what in the store makes asking unnecessary
+	ahead  bool              // the token still serves: a "no" does not end the session yet
+}
+
+// replace returns a session as wanted, from the store if another process put
+// it there meanwhile, from the auth server otherwise. All callers for a user
+// share one flight, which belongs to the Service: a caller who gives up leaves
+// it to the others.
+func (s *Service) replace(ctx context.Context, userID string, r replacement) (*login, error) {
+	for first := true; ; first = false {
+		led := false
+		landed := s.flights.DoChan(userID, func() (any, error) {
+			led = true
+			return s.fly(ctx, userID, r)
+		})
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case result := <-landed:
+			l, _ := result.Val.(*login)
+			if led {
+				return l, result.Err
+			}
+			s.count.waits.Add(1)
+			// A flight for another purpose may have ended with less than this
+			// caller needs.
+			if first && (result.Err == nil && !r.wanted(l) || errors.Is(result.Err, errStillServes)) {
+				continue
+			}
+			return l, result.Err
+		}
+	}
+}
+
+// errStillServes is how a refresh ahead ends that the auth server said no to.
+var errStillServes = errors.New("session: no successor for a token that still serves")
+
+// fly is one flight, from taking the lease to giving it back.
+func (s *Service) fly(ctx context.Context, userID string, r replacement) (l *login, err error) {
+	release, err := s.begin()
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), flightTimeout, errTimeout)
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
+	defer func() {
+		if p := recover(); p != nil {
+			// The flight is a goroutine of ours: a panic in a caller's store
+			// or transport would end the bot.
+			s.logger.Error("session: panic in a flight", "user", userID, "panic", fmt.Sprintf("%T", p))
+			l, err = nil, fmt.Errorf("%w: panic in the store or the HTTP transport", ErrStoreUnavailable)
+		}
+		if err != nil && s.ctx.Err() != nil {
+			err = ErrClosed
+		}
+	}()
+
+	owner := rand.Text()
+	base, err := s.takeLease(ctx, userID, owner, r)
+	if err != nil {
+		return nil, err
+	}
+	if base.login != nil && r.wanted(base.login) {
+		return base.login, nil
+	}
+	verdict := ""
+	defer func() { s.giveBack(ctx, userID, owner, verdict) }()
+
+	next, err := s.mint(ctx, userID, base)
+	switch {
+	case err == nil:
+		return s.commit(ctx, owner, base, next)
+	case r.ahead && errors.Is(err, ErrNotLoggedIn):
+		return nil, errStillServes
+	case errors.Is(err, errEnded):
+		s.count.failed(err)
+		return s.end(ctx, base, r)
+	default:
+		s.count.failed(err)
+		if !errors.Is(err, ErrNotLoggedIn) {
+			verdict = noteOf(err)
+			s.logger.Warn("session: token not replaced, session kept", "user", userID, "error", err)
+		}
+		return nil, err
+	}
+}
+
+// takeLease returns what the store holds once this flight has the lease on the
+// user or no need for it, because another process left what is wanted.
+func (s *Service) takeLease(ctx context.Context, userID, owner string, r replacement) (snapshot, error) {
+	if s.locker == nil {
+		return s.readStore(ctx, userID)
+	}
+	for poll := pollFirst; ; poll = min(2*poll, pollLast) {
+		changed, stop := s.near.watch(userID) // before looking, so as to miss nothing
+		ticket, started := s.near.ticket(userID), time.Now()
+		lease, rec, err := s.locker.Acquire(ctx, userID, owner, leaseTTL)
+		if err = s.storeAnswered(ctx, "lease", started, err); err != nil {
+			stop()
+			return snapshot{}, err
+		}
+		rec.UserID = userID
+		snap := s.decode(rec, ticket, started)
+		switch done := snap.login != nil && r.wanted(snap.login); {
+		case lease.Held:
+			stop()
+			if done {
+				s.giveBack(ctx, userID, owner, "")
+			}
+			return snap, nil
+		case done:
+			stop()
+			return snap, nil
+		case lease.Note != "":
+			stop()
+			return snapshot{}, errorOf(lease.Note)
+		}
+		if s.near.believing(time.Now()) {
+			poll = pollLast
+		}
+		wait := time.NewTimer(poll)
+		select {
+		case <-changed:
+		case <-wait.C:
+		case <-ctx.Done():
+		}
+		wait.Stop()
+		stop()
+		if ctx.Err() != nil {
+			return snapshot{}, s.tookTooLong(ctx, "lease")
+		}
+	}
+}
+
+// tookTooLong says why a flight's context ended.
+func (s *Service) tookTooLong(ctx context.Context, op string) error {
+	if s.ctx.Err() != nil {
+		return ErrClosed
+	}
+	return &AuthError{Op: op, Message: "another process has been asking for too long", kind: ErrAuthUnavailable, cause: context.Cause(ctx)}
+}
+
+// giveBack releases the lease, if it is still ours, with word of a failure for
+// those who wait.
+func (s *Service) giveBack(ctx context.Context, userID, owner, note string) {
+	if s.locker == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	keep := failureFor + time.Duration(mathrand.Int64N(int64(failureFor)/2))
+	started := time.Now()
+	_ = s.storeAnswered(ctx, "release", started, s.locker.Release(ctx, userID, owner, note, keep))
+}
+
+// errEnded is the clear no: the account has neither a link nor a way to renew
+// the login.
+var errEnded = fmt.Errorf("%w: the auth server ended the session", ErrNotLoggedIn)
+
+// canAsk reports whether this Service has any way to replace l's token.
+func (s *Service) canAsk(l *login) bool {
+	return s.linkEnabled && linkable(l.userID) || !l.refresh.empty() && s.locker != nil
+}
+
+// mint asks the auth server for a token: by the SSO-Link when it is enabled,
+// else, or when there is no link, with the refresh token. Its errors are
+// errEnded for the clear no; ErrNotLoggedIn for no session, or none that this
+// Service can ask about; ErrAuthUnavailable and ErrServiceKeyRejected.
+func (s *Service) mint(ctx context.Context, userID string, base snapshot) (*login, error) {
+	l := base.login
+	if l == nil && s.isUnlinked(userID) {
+		return nil, fmt.Errorf("%w: no link", ErrNotLoggedIn)
+	}
+	var linkErr error // why the link gave no token; nil: it was not asked
+	if s.linkEnabled && linkable(userID) {
+		g, err := s.auth.fetchLink(ctx, userID)
+		switch {
+		case err == nil:
+			s.count.byLink.Add(1)
+			return s.granted(userID, g), nil
+		case errors.Is(err, errNotLinked) && l == nil:
+			s.unlinked.store(userID, time.Now().Add(noLinkFor))
+			return nil, fmt.Errorf("%w: %w", ErrNotLoggedIn, err)
+		case errors.Is(err, errNotLinked), errors.Is(err, ErrServiceKeyRejected), isRefused(err):
+			linkErr = err // the refresh token may still do
+		default:
+			return nil, err
+		}
+	}
+	if l == nil && linkErr != nil {
+		return nil, linkErr
+	}
+	if l == nil {
+		return nil, fmt.Errorf("%w: no session", ErrNotLoggedIn)
+	}
+
+	spent := false
+	if !l.refresh.empty() && s.locker != nil {
+		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < spendingTime {
+			return nil, s.tookTooLong(ctx, "refresh")
+		}
+		g, err := s.auth.refresh(ctx, l.refresh)
+		switch {
+		case err == nil:
+			s.count.byToken.Add(1)
+			return s.granted(userID, g), nil
+		case errors.Is(err, errTokenSpent):
+			spent = true
+		default:
+			return nil, err
+		}
+	}
+
+	switch {
+	case errors.Is(linkErr, errNotLinked):
+		// A server that cannot sign gives the same answer as for no link.
+		linked, err := s.auth.linked(ctx, userID)
+		switch {
+		case err != nil:
+			return nil, err
+		case linked:
+			return nil, &AuthError{Op: "link fetch", StatusCode: 404, Message: "no token for a user who is linked", kind: ErrAuthUnavailable, cause: linkErr}
+		}
+		return nil, errEnded
+	case spent && s.linkEnabled && linkErr == nil: // an ID that cannot have a link
+		return nil, errEnded
+	}
+	if spent {
+		s.dropRefreshToken(ctx, base)
+	}
+	if linkErr != nil {
+		return nil, linkErr
+	}
+	// Another bot may have the key that this one lacks.
+	return nil, fmt.Errorf("%w: this service cannot refresh the session", ErrNotLoggedIn)
+}
+
+// dropRefreshToken takes a spent refresh token out of a session that stays, so
+// that it is not tried again. Losing to another write is as good.
+func (s *Service) dropRefreshToken(ctx context.Context, base snapshot) {
+	next := *base.login
+	next.refresh = secret{}
+	if value, err := next.encode(); err == nil && !next.expires.IsZero() {
+		started := time.Now()
+		_, err = s.store.Swap(ctx, base.stored, Record{UserID: next.userID, Value: value, Expires: next.expires})
+		_ = s.storeAnswered(ctx, "write", started, err)
+		s.near.forget(next.userID)
+	}
+}
+
+// isRefused reports whether the link call failed for a reason that will not
+// pass, such as a route that does not exist.
+func isRefused(err error) bool {
+	e, ok := errors.AsType[*AuthError](err)
+	return ok && e.StatusCode >= 300 && e.StatusCode < 500 && e.StatusCode != 429
+}
+
+// granted makes a session of what the auth server gave.
+func (s *Service) granted(userID string, g grant) *login {
+	return &login{
+		userID:  userID,
+		token:   parseToken(g.token),
+		email:   g.email,
+		refresh: newSecret(g.refresh),
+		expires: time.Now().Add(s.sessionTTL),
+	}
+}
+
+// commit puts next in the place of base and gives the lease back. If the
+// record changed meanwhile it obeys: a log-out stays one, a login or another's
+// refresh is returned instead, and a data write is merged with.
+func (s *Service) commit(ctx context.Context, owner string, base snapshot, next *login) (*login, error) {
+	for {
+		merged := s.merge(base, next)
+		value, err := merged.encode()
+		if err != nil {
+			return nil, err
+		}
+		rec := Record{UserID: next.userID, Value: value, Expires: merged.expires}
+		started := time.Now()
+		if s.locker != nil {
+			merged.stored, err = s.locker.SwapLeased(ctx, owner, base.stored, rec)
+		} else {
+			merged.stored, err = s.store.Swap(ctx, base.stored, rec)
+		}
+		err = s.storeAnswered(ctx, "write", started, err)
+		s.near.forget(next.userID)
+		if !errors.Is(err, ErrConflict) {
+			return merged, err
+		}
+
+		now, err := s.readStore(ctx, next.userID)
+		switch {
+		case err != nil:
+			return nil, err
+		case now.login == nil && !now.stored.Exists():
+			return nil, fmt.Errorf("%w: logged out meanwhile", ErrNotLoggedIn)
+		case now.login != nil && (base.login == nil || !now.login.token.raw.equal(base.login.token.raw)):
+			return now.login, nil
+		}
+		base = now
+	}
+}
+
+// merge carries over what base has, unless next is another account.
+func (s *Service) merge(base snapshot, next *login) *login {
+	if base.login == nil {
+		merged := *next
+		return &merged
+	}
+	merged, same := base.login.succeed(next)
+	if !same {
+		s.logger.Warn("session: the token is of another account, starting a new session", "user", next.userID)
+	} else if base.login.email != "" {
+		merged.email = base.login.email
+	}
+	return merged
+}
+
+// end removes the session that the auth server said no to, if it still is the
+// one that was asked about.
+func (s *Service) end(ctx context.Context, base snapshot, r replacement) (*login, error) {
+	started := time.Now()
+	err := s.store.Delete(ctx, base.stored)
+	err = s.storeAnswered(ctx, "delete", started, err)
+	s.near.forget(base.stored.UserID)
+	switch {
+	case err == nil:
+		s.count.ended.Add(1)
+		s.logger.Info("session: ended by the auth server", "user", base.stored.UserID)
+		return nil, errEnded
+	case !errors.Is(err, ErrConflict):
+		return nil, err
+	}
+	now, err := s.readStore(ctx, base.stored.UserID)
+	if err == nil && now.login != nil && r.wanted(now.login) {
+		return now.login, nil
+	}
+	if err == nil {
+		err = errEnded
+	}
+	return nil, err
+}
+
+func (s *Service) isUnlinked(userID string) bool {
+	until, ok := s.unlinked.load(userID)
+	return ok && time.Now().Before(until)
+}
+
+// noteOf puts a failure into words that another process can make the same
+// error of; they hold no secret because no error does.
+func noteOf(err error) string {
+	kind := "unavailable"
+	if errors.Is(err, ErrServiceKeyRejected) {
+		kind = "key"
+	}
+	return kind + " " + printable(err.Error())
+}
+
+func errorOf(note string) error {
+	kind, text, _ := strings.Cut(note, " ")
+	e := &AuthError{Op: "refresh", Message: printable("tried a moment ago: " + text), kind: ErrAuthUnavailable}
+	if kind == "key" {
+		e.kind = ErrServiceKeyRejected
+	}
+	return e
+}
