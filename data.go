@@ -111,7 +111,7 @@ func (s *Service) editData(ctx context.Context, userID string, edit func(map[str
 		}
 		next := *base.login
 		if next.expires.IsZero() { // the other service left it out
-			next.expires = time.Now().Add(s.sessionTTL)
+			next.expires = s.sessionEnd()
 		}
 		if next.data, err = json.Marshal(data); err != nil {
 			return fmt.Errorf("session: data: %w", err)

@@ -431,8 +431,14 @@ func (s *Service) granted(userID string, g grant) *login {
 		token:   parseToken(g.token),
 		email:   g.email,
 		refresh: newSecret(g.refresh),
-		expires: time.Now().Add(s.sessionTTL),
+		expires: s.sessionEnd(),
 	}
+}
+
+// sessionEnd is when a session ends that was used now: by the wall clock, and
+// to the millisecond that a record keeps.
+func (s *Service) sessionEnd() time.Time {
+	return time.Now().Add(s.sessionTTL).Truncate(time.Millisecond)
 }
 
 // commit puts next in the place of base and gives the lease back. If the

@@ -1,0 +1,119 @@
+package sessiontest
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"strings"
+	"time"
+)
+
+// claims are the server's, in its order. There is no iat and no nbf.
+type claims struct {
+	Subject  string `json:"sub"`
+	Email    string `json:"email"`
+	Role     string `json:"role"`
+	Session  string `json:"sid"`
+	Expires  int64  `json:"exp"`
+	Issuer   string `json:"iss"`
+	Audience string `json:"aud"`
+}
+
+var encoding = base64.RawURLEncoding
+
+// RotateSigningKey makes the server sign with a new key. The old ones stay in
+// its key set.
+func (s *AuthServer) RotateSigningKey() {
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keys = append(s.keys, signingKey{rand.Text(), private})
+}
+
+// MintToken returns a signed token of an account that runs out at expires. It
+// panics if there is no such account.
+func (s *AuthServer) MintToken(email string, expires time.Time) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := s.users[strings.ToLower(email)]
+	if u == nil {
+		panic("sessiontest: MintToken: no account with e-mail " + email)
+	}
+	return s.sign(s.claims(u, u.sid, expires))
+}
+
+// Sign returns a token with the given claims, signed with the server's key.
+func (s *AuthServer) Sign(claims any) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sign(claims)
+}
+
+func (s *AuthServer) claims(u *user, sid string, expires time.Time) claims {
+	return claims{u.ID, u.Email, "user", sid, expires.Unix(), s.URL, "manacore"}
+}
+
+// mint is called with s.mu held.
+func (s *AuthServer) mint(u *user, sid string) string {
+	return s.sign(s.claims(u, sid, time.Now().Add(s.skew+s.tokenTTL)))
+}
+
+func (s *AuthServer) sign(claims any) string {
+	key := s.keys[len(s.keys)-1]
+	header, _ := json.Marshal(struct {
+		Alg string `json:"alg"`
+		Kid string `json:"kid"`
+	}{"EdDSA", key.id})
+	payload, err := json.Marshal(claims)
+	if err != nil {
+		panic(err)
+	}
+	signed := encoding.EncodeToString(header) + "." + encoding.EncodeToString(payload)
+	return signed + "." + encoding.EncodeToString(ed25519.Sign(key.private, []byte(signed)))
+}
+
+// verify returns the user a bearer token belongs to, or nil. It is called with
+// s.mu held.
+func (s *AuthServer) verify(token string) *user {
+	cut := strings.LastIndexByte(token, '.')
+	_, payload, _ := strings.Cut(token[:max(0, cut)], ".")
+	signature, err := encoding.DecodeString(token[cut+1:])
+	decoded, err2 := encoding.DecodeString(payload)
+	var c claims
+	if cut < 0 || err != nil || err2 != nil || json.Unmarshal(decoded, &c) != nil {
+		return nil
+	}
+	for _, key := range s.keys {
+		public := key.private.Public().(ed25519.PublicKey)
+		if ed25519.Verify(public, []byte(token[:cut]), signature) && time.Unix(c.Expires, 0).After(time.Now().Add(s.skew)) {
+			return s.userByID(c.Subject)
+		}
+	}
+	return nil
+}
+
+func (s *AuthServer) userByID(id string) *user {
+	for _, u := range s.users {
+		if u.ID == id && !u.deleted {
+			return u
+		}
+	}
+	return nil
+}
+
+type jwk struct {
+	Alg string `json:"alg"`
+	Crv string `json:"crv"`
+	X   string `json:"x"`
+	Kty string `json:"kty"`
+	Kid string `json:"kid"`
+}
+
+func (k signingKey) public() jwk {
+	public := k.private.Public().(ed25519.PublicKey)
+	return jwk{"EdDSA", "Ed25519", encoding.EncodeToString(public), "OKP", k.id}
+}
