@@ -1,208 +1,227 @@
 package redistest
 
 import (
-	"io"
 	"net"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
 )
 
-// Proxy stands between a client and a server and makes trouble.
+// A Proxy stands between clients and a server and makes the network between them
+// misbehave. Clients dial Addr. Every fault is in force when the method that
+// calls for it returns, and Restore ends them all. The methods may be called from
+// any goroutine.
 type Proxy struct {
+	// Addr is the address to give to the client, host and port.
 	Addr string
 
-	target   string
-	listener net.Listener
-	done     chan struct{}
-	running  sync.WaitGroup
+	tb      testing.TB
+	target  string
+	port    int
+	release func() // of the port
+
+	refusing sync.Mutex // held while the listener changes; before mu
 
 	mu       sync.Mutex
-	conns    map[net.Conn]struct{} // guarded by mu, both sides
-	flow     chan struct{}         // guarded by mu; closed while bytes may flow
-	delay    time.Duration         // guarded by mu
-	cutAfter int                   // guarded by mu; bytes of replies left, -1: no limit
-	refuse   bool                  // guarded by mu
+	listener *net.TCPListener   // guarded by mu; nil while refusing
+	links    map[*link]struct{} // guarded by mu
+	dark     bool               // guarded by mu; new links are blackholed
+	delay    time.Duration      // guarded by mu
+	cut      *cut               // guarded by mu; nil unless armed
+	closed   bool               // guarded by mu
+
+	accepting sync.WaitGroup // the accept loop
+	serving   sync.WaitGroup // the links
 }
 
-// NewProxy starts a proxy to target that runs until the test ends.
+// A cut waits for the first link on which n more bytes of replies pass.
+type cut struct {
+	n    int
+	seen map[*link]int
+}
+
+// NewProxy starts a proxy to target, which need not be up. It is closed when the
+// test ends.
 func NewProxy(tb testing.TB, target string) *Proxy {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, release, err := reservePort(0)
 	if err != nil {
-		tb.Fatal(err)
+		tb.Fatalf("redistest: %v", err)
 	}
 	p := &Proxy{
-		Addr:     l.Addr().String(),
-		target:   target,
-		listener: l,
-		done:     make(chan struct{}),
-		conns:    make(map[net.Conn]struct{}),
-		flow:     make(chan struct{}),
-		cutAfter: -1,
+		Addr:    net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
+		tb:      tb,
+		target:  target,
+		port:    port,
+		release: release,
+		links:   make(map[*link]struct{}),
 	}
-	close(p.flow)
-	p.running.Go(p.accept)
-	tb.Cleanup(func() {
-		close(p.done)
-		_ = l.Close()
-		p.Cut()
-		p.running.Wait()
-	})
+	tb.Cleanup(p.close)
+	p.Refuse(false)
 	return p
 }
 
-// Blackhole keeps connections open, also new ones, and lets no byte through.
-func (p *Proxy) Blackhole() {
+// Blackhole stops all bytes on all connections, those open and those to come.
+// They stay open: neither side hears from the other, nor of the other's end.
+// What was under way arrives after Restore.
+func (p *Proxy) Blackhole() { p.blackhole(true) }
+
+// BlackholeExisting is Blackhole for the connections that are open now; new ones
+// work.
+func (p *Proxy) BlackholeExisting() { p.blackhole(false) }
+
+func (p *Proxy) blackhole(dark bool) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	select {
-	case <-p.flow:
-		p.flow = make(chan struct{})
-	default:
+	p.dark = p.dark || dark
+	links := make([]*link, 0, len(p.links))
+	for l := range p.links {
+		if l.gate == nil {
+			l.gate = make(chan struct{})
+		}
+		links = append(links, l)
+	}
+	p.mu.Unlock()
+	for _, l := range links {
+		l.quiesce()
 	}
 }
 
-// Restore ends all trouble; what was held back by Blackhole flows again.
-func (p *Proxy) Restore() {
+// Cut resets all open connections, towards both sides. New ones work.
+func (p *Proxy) Cut() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	select {
-	case <-p.flow:
-	default:
-		close(p.flow)
+	links := make([]*link, 0, len(p.links))
+	for l := range p.links {
+		links = append(links, l)
 	}
-	p.delay, p.cutAfter, p.refuse = 0, -1, false
+	p.mu.Unlock()
+	for _, l := range links {
+		l.reset()
+	}
+	for _, l := range links {
+		<-l.done
+	}
 }
 
-// Delay holds back each chunk of bytes, in either direction.
+// CutAfter arms a single reset: the first connection, open or new, on which n
+// more bytes of replies pass is reset right after them, others are left alone.
+// CutAfter(0) loses the next reply altogether: its command has been carried out.
+func (p *Proxy) CutAfter(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cut = &cut{n: n, seen: make(map[*link]int)}
+}
+
+// Delay holds back every chunk of bytes for d, in each direction: a round trip
+// takes at least 2d.
 func (p *Proxy) Delay(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.delay = d
 }
 
-// CutAfter resets the connection that carries the n-th byte of replies from
-// now on.
-func (p *Proxy) CutAfter(n int) {
+// Refuse makes the system refuse new connections, as it does for a server that
+// is down, or accept them again. Open connections are left alone.
+func (p *Proxy) Refuse(refuse bool) {
+	p.tb.Helper()
+	p.refusing.Lock()
+	defer p.refusing.Unlock()
+
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.cutAfter = n
-}
-
-// Refuse resets new connections.
-func (p *Proxy) Refuse() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.refuse = true
-}
-
-// Cut resets all connections.
-func (p *Proxy) Cut() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for c := range p.conns {
-		reset(c)
-	}
-}
-
-func reset(c net.Conn) {
-	if tcp, ok := c.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
-	}
-	_ = c.Close()
-}
-
-func (p *Proxy) accept() {
-	for {
-		client, err := p.listener.Accept()
-		if err != nil {
-			return
-		}
-		p.mu.Lock()
-		refuse := p.refuse
-		p.mu.Unlock()
-		if refuse {
-			reset(client)
-			continue
-		}
-		p.running.Go(func() { p.serve(client) })
-	}
-}
-
-func (p *Proxy) serve(client net.Conn) {
-	defer p.forget(client)
-	server, err := net.Dial("tcp", p.target)
-	if err != nil {
-		return
-	}
-	defer p.forget(server)
-	p.mu.Lock()
-	p.conns[client], p.conns[server] = struct{}{}, struct{}{}
+	listener, closed := p.listener, p.closed
 	p.mu.Unlock()
-	var both sync.WaitGroup
-	both.Go(func() { p.pump(server, client, false) })
-	both.Go(func() { p.pump(client, server, true) })
-	both.Wait()
-}
-
-func (p *Proxy) forget(c net.Conn) {
-	_ = c.Close()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.conns, c)
-}
-
-func (p *Proxy) pump(to, from net.Conn, replies bool) {
-	defer to.Close()
-	defer from.Close()
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := from.Read(buf)
-		if n > 0 && !p.pass(n, replies, to, from) {
-			return
+	switch {
+	case refuse && listener != nil:
+		p.mu.Lock()
+		p.listener = nil
+		p.mu.Unlock()
+		_ = listener.Close()
+		p.accepting.Wait()
+	case !refuse && listener == nil && !closed:
+		if err := poll(startTimeout, nil, p.listen); err != nil {
+			p.tb.Fatalf("redistest: proxy: %v", err)
 		}
-		if n > 0 {
-			if _, err := to.Write(buf[:n]); err != nil {
+	}
+}
+
+// Restore ends all faults. Blackholed connections go on where they stood.
+func (p *Proxy) Restore() {
+	p.tb.Helper()
+	p.mu.Lock()
+	p.dark, p.delay, p.cut = false, 0, nil
+	for l := range p.links {
+		if l.gate != nil {
+			close(l.gate)
+			l.gate = nil
+		}
+	}
+	p.mu.Unlock()
+	p.Refuse(false)
+}
+
+func (p *Proxy) listen() error {
+	ln, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: p.port})
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.listener = ln
+	p.mu.Unlock()
+	p.accepting.Go(func() {
+		for {
+			conn, err := ln.AcceptTCP()
+			if err != nil {
 				return
 			}
+			p.admit(conn)
 		}
-		if err != nil {
-			if err != io.EOF {
-				reset(to)
-			}
-			return
-		}
-	}
+	})
+	return nil
 }
 
-// pass waits until n bytes may flow.
-func (p *Proxy) pass(n int, replies bool, conns ...net.Conn) bool {
+func (p *Proxy) admit(client *net.TCPConn) {
+	l := &link{
+		proxy:  p,
+		client: client,
+		ended:  make(chan struct{}),
+		done:   make(chan struct{}),
+	}
 	p.mu.Lock()
-	flow, delay := p.flow, p.delay
-	cut := false
-	if replies && p.cutAfter >= 0 {
-		if p.cutAfter -= n; p.cutAfter <= 0 {
-			p.cutAfter, cut = -1, true
-		}
+	defer p.mu.Unlock()
+	if p.closed {
+		reset(client)
+		return
 	}
+	if p.dark {
+		l.gate = make(chan struct{})
+	}
+	p.links[l] = struct{}{}
+	p.serving.Go(l.run)
+}
+
+// take counts bytes of a reply that are about to pass l. It returns how many of
+// them may, and whether l is to be reset after them.
+func (p *Proxy) take(l *link, n int) (int, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cut == nil {
+		return n, false
+	}
+	left := p.cut.n - p.cut.seen[l]
+	if n < left {
+		p.cut.seen[l] += n
+		return n, false
+	}
+	p.cut = nil
+	return left, true
+}
+
+func (p *Proxy) close() {
+	p.mu.Lock()
+	p.closed = true
 	p.mu.Unlock()
-	if cut {
-		for _, c := range conns {
-			reset(c)
-		}
-		return false
-	}
-	if delay > 0 {
-		select {
-		case <-time.After(delay):
-		case <-p.done:
-		}
-	}
-	select {
-	case <-flow:
-		return true
-	case <-p.done:
-		return false
-	}
+	p.Refuse(true)
+	p.Cut()
+	p.serving.Wait()
+	p.release()
 }

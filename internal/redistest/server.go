@@ -1,352 +1,299 @@
-// Package redistest starts real redis-server processes for tests, on free
-// loopback ports, and stops them by their process IDs.
 package redistest
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
-	"time"
 )
 
-// startTimeout is generous: the machine may be busy with other tests.
-const startTimeout = 20 * time.Second
-
-// Server is a redis-server process.
+// A Server is one redis-server process. Its methods may be called from any
+// goroutine; those without an error result fail the test when they cannot do
+// what they say.
 type Server struct {
-	Addr string // 127.0.0.1:port
-	Port int
+	// Addr is the server's address, host and port. It stays the same across
+	// Kill, Stop and Restart.
+	Addr string
 
-	tb       testing.TB
-	dir      string
-	args     []string
-	password string
-	process  *process // nil while it does not run
+	tb      testing.TB
+	cfg     config
+	bin     string
+	dir     string
+	release []func() // of the reserved ports
+
+	mu     sync.Mutex
+	proc   *process // guarded by mu; nil when the server is down
+	paused bool     // guarded by mu
 }
 
-// Option configures a Server.
-type Option func(*Server)
+var errPortTaken = errors.New("the port is taken")
 
-// WithConfig sets a configuration directive, as in redis.conf.
-func WithConfig(name string, values ...string) Option {
-	return func(s *Server) { s.args = append(append(s.args, "--"+name), values...) }
-}
-
-// WithPersistence keeps the data over restarts, each write synced.
-func WithPersistence() Option {
-	return func(s *Server) { s.args = append(s.args, "--appendonly", "yes", "--appendfsync", "always") }
-}
-
-// WithPassword requires a password.
-func WithPassword(password string) Option {
-	return func(s *Server) {
-		s.password = password
-		s.args = append(s.args, "--requirepass", password)
-	}
-}
-
-// Start starts a server that runs until the test ends. Without a redis-server
-// on the machine the test is skipped, or fails under CI=true.
+// Start starts a server and waits until it answers. The server is stopped when
+// the test ends. Nothing is persisted unless asked for.
 func Start(tb testing.TB, opts ...Option) *Server {
 	tb.Helper()
-	s := New(tb, opts...)
-	s.Start()
+	s := NewStopped(tb, opts...)
+	s.startAnywhere()
 	return s
 }
 
-// New reserves a port for a server and does not start it.
-func New(tb testing.TB, opts ...Option) *Server {
+// NewStopped prepares a server that is down, with its address known and its port
+// reserved, for tests in which Redis comes up late. [Server.Start] starts it.
+func NewStopped(tb testing.TB, opts ...Option) *Server {
 	tb.Helper()
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		if os.Getenv("CI") == "true" {
-			tb.Fatal("redis-server is not installed")
-		}
-		tb.Skip("redis-server is not installed: install it to run this test")
+	cfg := newConfig(opts)
+	if cfg.replicas != 0 {
+		tb.Fatal("redistest: only StartCluster takes WithReplicas")
 	}
-	s := &Server{tb: tb, dir: tb.TempDir(), Port: freePort(tb)}
-	s.Addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port))
-	for _, opt := range opts {
-		opt(s)
+	return newServer(tb, cfg)
+}
+
+func newServer(tb testing.TB, cfg config) *Server {
+	tb.Helper()
+	s := &Server{tb: tb, cfg: cfg, bin: binary(tb), dir: tb.TempDir()}
+	tb.Cleanup(s.cleanup) // after TempDir: the process is gone before its directory is
+	if err := s.assignPorts(); err != nil {
+		tb.Fatalf("redistest: %v", err)
 	}
-	tb.Cleanup(s.Kill)
 	return s
 }
 
-// freePort returns a port that nothing listens on, with room for the Cluster
-// bus 10,000 above it.
-func freePort(tb testing.TB) int {
-	tb.Helper()
-	for range 200 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			tb.Fatal(err)
+// assignPorts chooses the server's ports and writes its configuration, once:
+// from then on the file belongs to Redis, which rewrites it after a failover.
+func (s *Server) assignPorts() error {
+	s.releasePorts()
+	reserve := func(port int) (int, error) {
+		got, release, err := reservePort(port)
+		switch {
+		case err == nil:
+			s.release = append(s.release, release)
+		case port != 0: // in use now, perhaps by a server about to be killed
+			return port, nil
 		}
-		port := l.Addr().(*net.TCPAddr).Port
-		_ = l.Close()
-		if port+10000 > 65535 {
-			port -= 20000 // below the range that connections take theirs from
-		}
-		bus, busErr := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+10000))
-		main, mainErr := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		for _, l := range []net.Listener{bus, main} {
-			if l != nil {
-				_ = l.Close()
-			}
-		}
-		if busErr == nil && mainErr == nil {
-			return port
+		return got, err
+	}
+	port, err := reserve(s.cfg.port)
+	if err != nil {
+		return err
+	}
+	busPort := 0
+	if s.cfg.cluster {
+		if busPort, err = reserve(0); err != nil {
+			return err
 		}
 	}
-	tb.Fatal("no free port")
-	return 0
+	s.Addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	return os.WriteFile(filepath.Join(s.dir, "redis.conf"), s.cfg.file(port, busPort), 0o600)
 }
 
-// Start starts the server, which must not be running, and waits until it
-// answers.
+func (s *Server) releasePorts() {
+	for _, release := range s.release {
+		release()
+	}
+	s.release = nil
+}
+
+// startAnywhere is Start for a server whose address nobody has seen yet: if
+// somebody took its port, it moves to another.
+func (s *Server) startAnywhere() {
+	s.tb.Helper()
+	err := s.launch()
+	for tries := 1; errors.Is(err, errPortTaken) && s.cfg.port == 0 && tries < 5; tries++ {
+		if err = s.assignPorts(); err == nil {
+			err = s.launch()
+		}
+	}
+	if err != nil {
+		s.tb.Fatalf("redistest: %v", err)
+	}
+}
+
+// Start starts a server that is down and waits until it answers.
 func (s *Server) Start() {
 	s.tb.Helper()
-	s.start("redis-server", append([]string{
-		"--port", strconv.Itoa(s.Port), "--bind", "127.0.0.1", "--dir", s.dir,
-		"--save", "", "--daemonize", "no",
-	}, s.args...)...)
-	s.Await("PING", func(answer string, err error) bool {
-		// An error answer is an answer: a password may be asked for.
-		return err == nil && answer == "PONG" || isAnswer(err) && !strings.HasPrefix(err.Error(), "LOADING")
-	})
+	if err := s.launch(); err != nil {
+		s.tb.Fatalf("redistest: %v", err)
+	}
 }
 
-func (s *Server) start(name string, args ...string) {
+// Restart stops the server if it is running and starts it again, with the same
+// address, directory and configuration. It comes back empty unless it was
+// started WithPersistence.
+func (s *Server) Restart() {
 	s.tb.Helper()
-	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		s.tb.Fatal(err)
-	}
-	defer log.Close()
-	cmd := exec.Command(name, args...)
-	cmd.Stdout, cmd.Stderr = log, log
-	if s.process, err = launch(cmd); err != nil {
-		s.tb.Fatal(err)
-	}
+	s.Stop()
+	s.Start()
 }
 
-// Await asks the server with one command until ok takes its answer.
-func (s *Server) Await(command string, ok func(answer string, err error) bool) {
+// Stop ends the server in good order (SIGTERM) and waits until it is gone.
+func (s *Server) Stop() { s.end((*process).stop) }
+
+// Kill ends the server at once (SIGKILL) and waits until it is gone.
+func (s *Server) Kill() { s.end((*process).kill) }
+
+func (s *Server) end(how func(*process)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.proc == nil {
+		return
+	}
+	if s.paused {
+		_ = s.proc.resume()
+	}
+	how(s.proc)
+	s.proc, s.paused = nil, false
+}
+
+// Pause freezes the server (SIGSTOP): its connections stay open, the system goes
+// on accepting new ones in its name, and nothing is answered until Resume.
+func (s *Server) Pause() {
 	s.tb.Helper()
-	limit := time.Now().Add(startTimeout)
-	for {
-		answer, err := s.Do(strings.Fields(command)...)
-		if ok(answer, err) {
-			return
-		}
-		if time.Now().After(limit) || !s.running() {
-			s.tb.Fatalf("%s on %s: %q, %v; its log:\n%s", command, s.Addr, answer, err, s.log())
-		}
-		<-time.After(10 * time.Millisecond)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.proc == nil {
+		s.tb.Fatal("redistest: Pause: the server is down")
 	}
+	if err := s.proc.pause(); err != nil {
+		s.tb.Fatalf("redistest: Pause: %v", err)
+	}
+	s.paused = true
 }
 
-func (s *Server) log() string {
-	b, _ := os.ReadFile(filepath.Join(s.dir, "log"))
-	return string(b[max(0, len(b)-2000):])
+// Resume lets a paused server go on (SIGCONT).
+func (s *Server) Resume() {
+	s.tb.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.paused {
+		return
+	}
+	if err := s.proc.resume(); err != nil {
+		s.tb.Fatalf("redistest: Resume: %v", err)
+	}
+	s.paused = false
 }
 
-func (s *Server) running() bool {
-	if s.process == nil {
-		return false
-	}
-	select {
-	case <-s.process.exited:
-		return false
-	default:
-		return true
-	}
-}
-
-// PID returns the process ID, or 0.
+// PID is the server's process id, 0 when it is down.
 func (s *Server) PID() int {
-	if !s.running() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.proc == nil {
 		return 0
 	}
-	return s.process.cmd.Process.Pid
+	return s.proc.pid()
 }
 
-// Kill ends the server at once, as a crash does.
-func (s *Server) Kill() {
-	if s.process != nil {
-		_ = s.process.cmd.Process.Kill()
-		<-s.process.exited
-		s.process = nil
-	}
+// Port is the port of Addr.
+func (s *Server) Port() int {
+	_, port, _ := strings.Cut(s.Addr, ":")
+	n, _ := strconv.Atoi(port)
+	return n
 }
 
-// Stop ends the server in an orderly manner.
-func (s *Server) Stop() {
-	if s.process != nil {
-		_ = s.process.cmd.Process.Signal(syscall.SIGTERM)
-		<-s.process.exited
-		s.process = nil
-	}
-}
-
-// Pause stops the process without ending it; Resume lets it go on. Connections
-// stay open meanwhile, and nothing answers.
-func (s *Server) Pause() { _ = s.process.cmd.Process.Signal(syscall.SIGSTOP) }
-
-// Resume undoes Pause.
-func (s *Server) Resume() { _ = s.process.cmd.Process.Signal(syscall.SIGCONT) }
-
-// Do sends one command on a connection of its own and returns the answer: a
-// string for simple replies, lines for arrays, "" for nil.
+// Do runs one command on a connection of its own, for seeding and inspecting,
+// and returns the reply as text: numbers in decimal, the elements of an array
+// one a line. The reply "nil" is [ErrNil], an error reply is an error with its
+// text. Servers with users or passwords are entered as one who may do anything.
 func (s *Server) Do(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	return do(ctx, s.Addr, s.password, args)
-}
-
-// MustDo is Do that fails the test on an error.
-func (s *Server) MustDo(args ...string) string {
-	s.tb.Helper()
-	answer, err := s.Do(args...)
-	if err != nil {
-		s.tb.Fatalf("%v: %v", args, err)
+	var user, password string
+	if s.cfg.admin {
+		user, password = adminUser, adminPassword
 	}
-	return answer
-}
-
-// process is a child that dies with this process.
-type process struct {
-	cmd    *exec.Cmd
-	exited chan struct{}
-}
-
-// launch starts cmd from a thread that lives as long as it does: the kernel
-// ties the signal a child gets at its parent's death to the starting thread.
-func launch(cmd *exec.Cmd) (*process, error) {
-	dieWithParent(cmd)
-	p := &process{cmd, make(chan struct{})}
-	started := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		defer close(p.exited)
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait()
-		}
-	}()
-	return p, <-started
-}
-
-type answerError string
-
-func (e answerError) Error() string { return string(e) }
-
-func isAnswer(err error) bool {
-	_, ok := errors.AsType[answerError](err)
-	return ok
-}
-
-func do(ctx context.Context, addr, password string, args []string) (string, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return "", err
+	reply, err := do(s.Addr, user, password, args)
+	if err != nil && !errors.Is(err, ErrNil) && len(args) > 0 {
+		err = fmt.Errorf("redistest: %s: %w", args[0], err)
 	}
-	defer conn.Close()
-	deadline, _ := ctx.Deadline()
-	_ = conn.SetDeadline(deadline)
-	r := &reader{conn: conn}
-	if password != "" {
-		if _, err := r.roundTrip([]string{"AUTH", password}); err != nil {
-			return "", err
-		}
-	}
-	return r.roundTrip(args)
+	return reply, err
 }
 
-// reader reads RESP2 replies.
-type reader struct {
-	conn net.Conn
-	buf  bytes.Buffer
-}
-
-func (r *reader) roundTrip(args []string) (string, error) {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "*%d\r\n", len(args))
-	for _, arg := range args {
-		fmt.Fprintf(&b, "$%d\r\n%s\r\n", len(arg), arg)
-	}
-	if _, err := r.conn.Write(b.Bytes()); err != nil {
-		return "", err
-	}
-	return r.reply()
-}
-
-func (r *reader) more() error {
-	chunk := make([]byte, 32<<10)
-	n, err := r.conn.Read(chunk)
-	r.buf.Write(chunk[:n])
-	if n > 0 {
+// launch starts the process unless it runs and waits until it answers.
+func (s *Server) launch() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.proc != nil && s.proc.running() {
 		return nil
 	}
-	return err
-}
-
-func (r *reader) line() (string, error) {
-	for {
-		if i := bytes.Index(r.buf.Bytes(), []byte("\r\n")); i >= 0 {
-			line := string(r.buf.Next(i))
-			r.buf.Next(2)
-			return line, nil
-		}
-		if err := r.more(); err != nil {
-			return "", err
-		}
+	args := []string{"redis.conf"}
+	if s.cfg.sentinel {
+		args = append(args, "--sentinel")
 	}
+	proc, err := startProcess(s.dir, s.bin, args...)
+	if err != nil {
+		return err
+	}
+	if err := poll(startTimeout, proc.done, func() error { return s.answers(proc) }); err != nil {
+		proc.kill()
+		log := s.log()
+		if bytes.Contains(log, []byte("Address already in use")) {
+			err = fmt.Errorf("%w: %w", errPortTaken, err)
+		}
+		s.tb.Logf("redistest: log of the server on %s:\n%s", s.Addr, log)
+		return fmt.Errorf("the server on %s did not start: %w", s.Addr, err)
+	}
+	s.proc, s.paused = proc, false
+	return nil
 }
 
-func (r *reader) reply() (string, error) {
-	line, err := r.line()
-	if err != nil || line == "" {
+// answers reports whether it is proc that answers at our address, and ready.
+func (s *Server) answers(proc *process) error {
+	if _, err := s.Do("PING"); err != nil {
+		return err
+	}
+	info, err := s.Do("INFO", "server")
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(info, fmt.Sprintf("process_id:%d\r\n", proc.pid())) {
+		return fmt.Errorf("another server answers: %w", syscall.EADDRINUSE)
+	}
+	return nil
+}
+
+// log is what the server wrote last.
+func (s *Server) log() []byte {
+	out, _ := os.ReadFile(filepath.Join(s.dir, "output.log"))
+	log, _ := os.ReadFile(filepath.Join(s.dir, "redis.log"))
+	const most = 8 << 10
+	return append(out, log[max(0, len(log)-most):]...)
+}
+
+func (s *Server) cleanup() {
+	s.Kill()
+	s.releasePorts()
+}
+
+// field is the value of a line "name:value" in a reply of INFO or CLUSTER INFO.
+func (s *Server) field(name string, command ...string) (string, error) {
+	reply, err := s.Do(command...)
+	if err != nil {
 		return "", err
 	}
-	kind, rest := line[0], line[1:]
-	n, _ := strconv.Atoi(rest)
-	switch kind {
-	case '-':
-		return "", answerError(rest)
-	case '$':
-		if n < 0 {
-			return "", nil
+	for line := range strings.Lines(reply) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+":"); ok {
+			return value, nil
 		}
-		for r.buf.Len() < n+2 {
-			if err := r.more(); err != nil {
-				return "", err
-			}
-		}
-		value := string(r.buf.Next(n))
-		r.buf.Next(2)
-		return value, nil
-	case '*':
-		lines := make([]string, 0, max(0, n))
-		for range n {
-			value, err := r.reply()
-			if err != nil {
-				return "", err
-			}
-			lines = append(lines, value)
-		}
-		return strings.Join(lines, "\n"), nil
 	}
-	return rest, nil
+	return "", fmt.Errorf("%v of %s has no %q", command, s.Addr, name)
 }
+
+// expect reports the first of the given fields that has another value.
+func (s *Server) expect(command []string, fields ...[2]string) error {
+	for _, f := range fields {
+		got, err := s.field(f[0], command...)
+		if err != nil {
+			return err
+		}
+		if got != f[1] {
+			return fmt.Errorf("%s: %s is %q, not %q", s.Addr, f[0], got, f[1])
+		}
+	}
+	return nil
+}
+
