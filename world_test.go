@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mana/session"
-	"github.com/mana/session/internal/redistest"
+	"github.com/mana/session/internal/realredis"
 	"github.com/mana/session/sessiontest"
 )
 
@@ -117,7 +117,7 @@ func onEveryStore(t *testing.T, flow func(t *testing.T, w *world)) {
 		flow(t, newWorld(t, newRedisStore(t, newClient(t, miniredis.RunT(t).Addr()))))
 	})
 	t.Run("redis", func(t *testing.T) {
-		flow(t, newWorld(t, newRedisStore(t, newClient(t, redistest.Start(t).Addr))))
+		flow(t, newWorld(t, newRedisStore(t, newClient(t, realredis.Start(t).Addr))))
 	})
 }
 
