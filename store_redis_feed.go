@@ -281,23 +281,28 @@ func ownSlots(ctx context.Context, master *redis.Client) (list string, first int
 // subscribe is the feed where tracking is refused. Only the age cap is relied
 // upon; the messages spare most callers from it and wake those who wait.
 func (s *RedisStore) subscribe(ctx context.Context, feed Feed) error {
-	feed.Flush()
-	feed.Trust(time.Time{}, s.feed.ageCap)
 	conn := s.client.Subscribe(ctx, s.keys.channel())
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	for {
-		message, err := conn.ReceiveMessage(ctx)
+		notice, err := conn.Receive(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case err == nil:
-			feed.Changed(message.Payload)
 		case isReply(err): // not allowed either: the age cap alone
+			feed.Flush()
+			feed.Trust(time.Time{}, s.feed.ageCap)
 			<-ctx.Done()
 			return context.Cause(ctx)
-		default:
+		case err != nil:
 			return err
+		}
+		switch notice := notice.(type) {
+		case *redis.Subscription:
+			feed.Flush()
+			feed.Trust(time.Time{}, s.feed.ageCap)
+		case *redis.Message:
+			feed.Changed(notice.Payload)
 		}
 	}
 }
