@@ -12,6 +12,10 @@ import (
 // from a cache is good for more than this.
 const minLife = 60 * time.Second
 
+// maxExpiry, in Unix seconds, is far beyond any real "exp" and well within what
+// arithmetic on times can take.
+const maxExpiry = 1 << 50
+
 // token is a user's access token and what the caller-side needs to know of it.
 // The signature is not checked here: the token goes to backends, which do.
 type token struct {
@@ -47,8 +51,8 @@ func parseToken(raw string) token {
 	t.subject = string(claims.Subject)
 	if claims.Expires == nil {
 		t.endless = true
-	} else {
-		t.expires = claims.Expires.Time
+	} else if t.expires = claims.Expires.Time; t.expires.Unix() < 0 || t.expires.Unix() > maxExpiry {
+		return t
 	}
 	t.readable = true
 	return t

@@ -12,13 +12,17 @@ import (
 // decodes IDs twice: one with a '%' would be read as another user's.
 func linkable(userID string) bool { return !strings.Contains(userID, "%") }
 
+// linkPath puts a user ID, which holds no space, into a path, escaped as
+// JavaScript's encodeURIComponent does and a little more.
+func linkPath(prefix, userID string) string { return prefix + url.QueryEscape(userID) }
+
 // fetchLink asks for a token of the account that is linked to the Matrix user.
 // errNotLinked is a no that still has to be confirmed by linked before a
 // session ends on its account: a server that cannot sign says the same.
 func (a *authClient) fetchLink(ctx context.Context, userID string) (grant, error) {
 	answer, err := a.repeat(ctx, authCall{
 		op: "link fetch", method: http.MethodGet, key: true,
-		path: a.linkPrefix + "/matrix-session/" + url.QueryEscape(userID),
+		path: linkPath(a.linkPrefix+"/matrix-session/", userID),
 	})
 	if err != nil {
 		return grant{}, err
@@ -34,7 +38,7 @@ func (a *authClient) fetchLink(ctx context.Context, userID string) (grant, error
 func (a *authClient) linked(ctx context.Context, userID string) (bool, error) {
 	answer, err := a.repeat(ctx, authCall{
 		op: "link check", method: http.MethodGet, key: true,
-		path: a.linkPrefix + "/matrix-user-links/check/" + url.QueryEscape(userID),
+		path: linkPath(a.linkPrefix+"/matrix-user-links/check/", userID),
 	})
 	if err != nil {
 		return false, err
@@ -66,7 +70,7 @@ func (a *authClient) createLink(ctx context.Context, userID, email, bearer strin
 func (a *authClient) removeLink(ctx context.Context, userID, bearer string) error {
 	call := authCall{
 		op: "link remove", method: http.MethodDelete,
-		path: a.linkPrefix + "/matrix-user-links/" + url.QueryEscape(userID),
+		path: linkPath(a.linkPrefix+"/matrix-user-links/", userID),
 	}
 	if a.serviceKey.empty() {
 		call.bearer = bearer

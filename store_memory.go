@@ -122,10 +122,10 @@ func (m *MemoryStore) Delete(ctx context.Context, old Record) error {
 			return e, xsync.CancelOp
 		case !old.Exists():
 			return e, xsync.DeleteOp // and the lease with it
-		case !e.holds(now):
-			return e, xsync.CancelOp
-		case !e.matches(old, now):
-			err = ErrConflict
+		case e.value != nil && e.version != old.Version:
+			if e.holds(now) {
+				err = ErrConflict
+			}
 			return e, xsync.CancelOp
 		case e.lease.live(now):
 			return memoryEntry{lease: e.lease}, xsync.UpdateOp

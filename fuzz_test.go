@@ -1,0 +1,183 @@
+package session
+
+import (
+	"encoding/base64"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+)
+
+func FuzzToken(f *testing.F) {
+	for _, payload := range []string{`{"exp":1}`, `{"exp":"4102444800"}`, `{"exp":1e300,"sub":7}`, `{}`, `null`, `[]`, `{"exp":-1}`} {
+		f.Add("e30." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".c2ln")
+	}
+	f.Add("opaque")
+	f.Add("..")
+	now := time.Unix(1_700_000_000, 0)
+	f.Fuzz(func(t *testing.T, raw string) {
+		tok := parseToken(raw)
+		if tok.raw.reveal() != raw {
+			t.Fatal("the token itself changed")
+		}
+		switch tok.state(now, 5*time.Minute) {
+		case dead:
+		case aging:
+			if left := tok.expires.Sub(now); left <= minLife || left > 5*time.Minute {
+				t.Fatalf("aging with %s left", left)
+			}
+		case fresh:
+			if strings.Count(raw, ".") != 2 {
+				t.Fatal("handed out, and not a JWT")
+			}
+			if !tok.endless && tok.expires.Sub(now) <= 5*time.Minute {
+				t.Fatalf("fresh with %s left", tok.expires.Sub(now))
+			}
+		}
+		// The hot path must not judge more kindly.
+		l := login{token: tok}
+		if now.Unix() < l.freshUntil(5*time.Minute) && tok.state(now, 5*time.Minute) != fresh {
+			t.Fatal("the near cache would hand out what Token would not")
+		}
+	})
+}
+
+func FuzzRecord(f *testing.F) {
+	f.Add([]byte(`{"token":"a.b.c","email":"a@b","expiresAt":"2026-11-30T08:21:30.123Z","data":{"k":1},"refreshToken":"r"}`))
+	f.Add([]byte(`{"token":"a","expiresAt":1e300}`))
+	f.Add([]byte(`{"token":"a","data":[],"expiresAt":null}`))
+	f.Add([]byte("\xff{"))
+	f.Fuzz(func(t *testing.T, value []byte) {
+		l, err := decodeRecord(Record{UserID: "@a:h", Value: value})
+		if err != nil {
+			if len(err.Error()) > 300 {
+				t.Fatalf("error of %d bytes", len(err.Error()))
+			}
+			return
+		}
+		l.live(time.Now())
+		l.freshUntil(time.Minute)
+		if _, err := l.dataMap(); err != nil {
+			return
+		}
+		l.expires = time.Unix(1_700_000_000, 0)
+		encoded, err := l.encode()
+		if err != nil {
+			return // larger than a record may be, once escaped
+		}
+		again, err := decodeRecord(Record{UserID: "@a:h", Value: encoded})
+		if err != nil {
+			t.Fatalf("what was written cannot be read: %v", err)
+		}
+		valid := func(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+		if again.token.raw.reveal() != valid(l.token.raw.reveal()) || again.email != valid(l.email) || !again.expires.Equal(l.expires) {
+			t.Fatalf("%+v became %+v", l, again)
+		}
+	})
+}
+
+func FuzzAuthAnswer(f *testing.F) {
+	for _, body := range []string{
+		`{"accessToken":"a.b.c","refreshToken":"r","user":{"email":"a@b"}}`, `{"token":"a"}`, `{"message":["a","b"]}`,
+		`{"statusCode":500,"message":"Invalid email or password"}`, `<html>`, ``, `null`, `{"message":{"a":1}}`,
+	} {
+		for _, status := range []int{200, 204, 302, 401, 404, 429, 500} {
+			f.Add(status, "60", []byte(body))
+		}
+	}
+	f.Fuzz(func(t *testing.T, status int, retryAfter string, body []byte) {
+		for _, op := range []string{"login", "refresh", "link fetch"} {
+			answer := &authAnswer{
+				call:   authCall{op: op, key: op == "link fetch", hide: "hunter2"},
+				status: status, header: http.Header{"Retry-After": {retryAfter}}, body: body,
+			}
+			err := answer.verdict()
+			if err == nil {
+				if g, err := answer.grant(); err == nil && g.token == "" {
+					t.Fatal("granted nothing")
+				}
+				continue
+			}
+			e, ok := err.(*AuthError)
+			if !ok || e.kind == nil {
+				t.Fatalf("no kind: %v", err)
+			}
+			if len(e.Message) > maxMessage || !utf8.ValidString(e.Message) || strings.ContainsAny(e.Message, "\n\r") {
+				t.Fatalf("message %q", e.Message)
+			}
+			if e.RetryAfter < 0 || e.RetryAfter > maxRetryAfter {
+				t.Fatalf("RetryAfter %s", e.RetryAfter)
+			}
+			if strings.Contains(e.Error(), "hunter2") {
+				t.Fatal("the secret is in the error")
+			}
+		}
+	})
+}
+
+func FuzzUserID(f *testing.F) {
+	for _, id := range []string{"@a:h", "@a/b:h", "@a%2Fb:h", "@:", "..", "@a:[::1]:80", "@a{b}c:h", "@a}b:h", "@ü:h", "@\xff:h", "@a{}b:h"} {
+		f.Add(id)
+	}
+	keys, err := newRedisKeys(defaultKeyPrefix)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, id string) {
+		if checkUserID(id) != nil {
+			return
+		}
+		if len(id) > maxUserID || !utf8.ValidString(id) || id[0] != '@' || strings.ContainsAny(id, "\x00\r\n ") {
+			t.Fatalf("%q passed", id)
+		}
+		record, lease := keys.record(id), keys.lease(id)
+		if keys.userID(record) != id {
+			t.Fatalf("%q does not come back from its key", id)
+		}
+		if strings.HasPrefix(lease, keys.prefix) {
+			t.Fatalf("lease key %q looks like a session", lease)
+		}
+		if hashSlot(record) != hashSlot(lease) {
+			t.Fatalf("record and lease of %q are in different slots", id)
+		}
+		if linkable(id) {
+			a := &authClient{base: "http://auth.test", linkPrefix: "/p", serviceKey: newSecret("k")}
+			req, err := a.request(t.Context(), authCall{method: "GET", path: linkPath("/p/matrix-session/", id)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if req.URL.Path != "/p/matrix-session/"+id || strings.Count(req.URL.EscapedPath(), "/") != 3 {
+				t.Fatalf("%q becomes %q", id, req.URL.EscapedPath())
+			}
+		}
+	})
+}
+
+func TestHashSlotIsTheOneOfTheSpecification(t *testing.T) {
+	for key, slot := range map[string]int{"123456789": 12739, "foo{bar}baz": hashSlot("bar"), "foo{}{bar}": 8363, "{user1000}.following": hashSlot("user1000")} {
+		if got := hashSlot(key); got != slot {
+			t.Errorf("slot of %q is %d, want %d", key, got, slot)
+		}
+	}
+	for _, slot := range []int{0, 1, 8191, 16383} {
+		if got := hashSlot(slotTag(slot)); got != slot {
+			t.Errorf("tag for slot %d hashes to %d", slot, got)
+		}
+	}
+}
+
+func TestSecretsDoNotPrint(t *testing.T) {
+	s := newSecret("hunter2")
+	for _, text := range []string{s.String(), s.GoString(), s.LogValue().String()} {
+		if text != redacted {
+			t.Errorf("prints %q", text)
+		}
+	}
+	var b strings.Builder
+	slog.New(slog.NewJSONHandler(&b, nil)).Info("x", "secret", s, "nested", struct{ S secret }{s})
+	if strings.Contains(b.String(), "hunter2") {
+		t.Error(b.String())
+	}
+}

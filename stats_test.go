@@ -1,0 +1,213 @@
+package session_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/mana/session"
+	"github.com/mana/session/internal/realredis"
+	"github.com/mana/session/sessiontest"
+)
+
+func TestStatsDescribeTheStoreAndThisProcess(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		other := w.service()
+		w.login(w.svc)
+		w.auth.Link(bob, "bob@example.com")
+		mustToken(t, other, bob)
+		mustToken(t, w.svc, alice)
+		_, err := w.svc.Token(ctx, "@carol:matrix.example")
+		require.ErrorIs(t, err, session.ErrNotLoggedIn)
+		_, err = w.svc.Login(ctx, alice, email, "wrong")
+		require.Error(t, err)
+		require.NoError(t, w.svc.Logout(ctx, "@carol:matrix.example"))
+
+		stats, err := w.svc.Stats(ctx)
+		require.NoError(t, err)
+		theirs, err := other.Stats(ctx)
+		require.NoError(t, err)
+		for _, s := range []session.Stats{stats, theirs} {
+			require.Equal(t, 2, s.Total)
+			require.Equal(t, 2, s.Active)
+			require.True(t, s.SSOLinkEnabled)
+		}
+		require.EqualValues(t, 1, stats.Logins)
+		require.EqualValues(t, 1, stats.LoginFailures)
+		require.EqualValues(t, 1, stats.Logouts)
+		require.EqualValues(t, 1, stats.FailedNotLinked)
+		require.EqualValues(t, 0, stats.RefreshesByLink)
+		require.EqualValues(t, 1, theirs.RefreshesByLink)
+		require.EqualValues(t, 0, theirs.Logins)
+	})
+}
+
+func TestUsersYieldsThoseWithALiveSession(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, w *world) {
+		token := w.auth.MintToken(email, time.Now().Add(time.Hour))
+		var want []string
+		for i := range 30 {
+			id := fmt.Sprintf("@user%02d:matrix.example", i)
+			want = append(want, id)
+			w.put(id, tsRecord(token, "", "{}"))
+		}
+		var got []string
+		for id, err := range w.svc.Users(t.Context()) {
+			require.NoError(t, err)
+			got = append(got, id)
+		}
+		slices.Sort(got)
+		require.Equal(t, want, got)
+		for range w.svc.Users(t.Context()) {
+			break
+		}
+	})
+}
+
+func TestCleanupDropsExpiredSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := session.NewMemoryStore()
+		w := newWorld(t, store, session.WithSessionTTL(time.Minute))
+		w.login(w.svc)
+		require.NoError(t, store.Close()) // nobody sweeps
+		time.Sleep(61 * time.Second)
+		_, err := w.svc.Login(t.Context(), bob, "bob@example.com", password)
+		require.NoError(t, err)
+		stats, err := w.svc.Stats(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, 2, stats.Total)
+		require.Equal(t, 1, stats.Active)
+		for id, err := range w.svc.Users(t.Context()) {
+			require.NoError(t, err)
+			require.Equal(t, bob, id)
+		}
+		dropped, err := w.svc.Cleanup(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, 1, dropped)
+		dropped, err = w.svc.Cleanup(t.Context())
+		require.NoError(t, err)
+		require.Zero(t, dropped)
+	})
+}
+
+func TestMemoryStoreDropsExpiredSessionsByItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := session.NewMemoryStore()
+		w := newWorld(t, store, session.WithSessionTTL(10*time.Minute))
+		w.login(w.svc)
+		time.Sleep(12 * time.Minute)
+		for rec := range store.All(t.Context()) {
+			t.Fatalf("still holds %s", rec.UserID)
+		}
+	})
+}
+
+func TestHealthTellsWhatIsWrongAndSinceWhen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, session.NewMemoryStore())
+		began := time.Now()
+		h := w.svc.Health(t.Context())
+		require.True(t, h.Store.OK)
+		require.True(t, h.Auth.OK)
+		require.False(t, h.Degraded)
+		require.Empty(t, h.Auth.LastError)
+
+		time.Sleep(time.Hour)
+		w.auth.BreakDatabase(true)
+		h = w.svc.Health(t.Context())
+		require.False(t, h.Auth.OK)
+		require.True(t, h.Degraded)
+		require.Contains(t, h.Auth.LastError, "ECONNREFUSED")
+		require.WithinDuration(t, began.Add(time.Hour), h.Auth.Since, time.Minute)
+
+		time.Sleep(time.Hour)
+		w.auth.BreakDatabase(false)
+		w.auth.Inject(sessiontest.LinkCheck, 1, sessiontest.Delay(20*time.Millisecond))
+		h = w.svc.Health(t.Context())
+		require.True(t, h.Auth.OK)
+		require.Equal(t, 20*time.Millisecond, h.Auth.Latency)
+		require.NotEmpty(t, h.Auth.LastError, "what it last was")
+		require.WithinDuration(t, began.Add(2*time.Hour), h.Auth.Since, time.Minute)
+
+		keyless := w.service(session.WithServiceKey(""))
+		w.auth.BreakDatabase(true)
+		require.True(t, keyless.Health(t.Context()).Auth.OK, "the key set is served without the database")
+	})
+}
+
+func TestHealthOfAStoreThatIsAway(t *testing.T) {
+	server := realredis.Start(t)
+	w := newWorld(t, newRedisStore(t, newClient(t, server.Addr)))
+	require.True(t, w.svc.Health(t.Context()).Store.OK)
+	server.Kill()
+	h := w.svc.Health(t.Context())
+	require.False(t, h.Store.OK)
+	require.NotEmpty(t, h.Store.LastError)
+	require.Contains(t, w.log.String(), "store does not answer")
+	stats, err := w.svc.Stats(t.Context())
+	require.ErrorIs(t, err, session.ErrStoreUnavailable)
+	require.NotZero(t, stats.StoreErrors)
+	_, err = w.svc.Token(t.Context(), alice)
+	require.ErrorIs(t, err, session.ErrStoreUnavailable, "minting now could undo a log-out")
+	require.ErrorIs(t, w.svc.Logout(t.Context(), alice), session.ErrStoreUnavailable)
+	require.ErrorIs(t, w.svc.SetData(t.Context(), alice, "k", 1), session.ErrStoreUnavailable)
+	server.Start()
+	eventually(t, "recovery", func() bool { return w.svc.Health(t.Context()).Store.OK })
+}
+
+func TestCountingDoesNotUseKeys(t *testing.T) {
+	server := realredis.Start(t)
+	w := newWorld(t, newRedisStore(t, newClient(t, server.Addr)))
+	server.MustDo("ACL", "SETUSER", "default", "-keys")
+	w.login(w.svc)
+	stats, err := w.svc.Stats(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 1, stats.Total)
+	require.NotContains(t, server.MustDo("INFO", "commandstats"), "cmdstat_keys")
+}
+
+// A client as bots make them does not look at contexts by itself.
+func TestCallersDeadlineHoldsOnAStoreThatHangs(t *testing.T) {
+	server := realredis.Start(t)
+	for name, client := range map[string]*redis.Client{
+		"plain client":          redis.NewClient(&redis.Options{Addr: server.Addr}),
+		"ContextTimeoutEnabled": redis.NewClient(&redis.Options{Addr: server.Addr, ContextTimeoutEnabled: true}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer client.Close()
+			store, err := session.NewRedisStore(client)
+			require.NoError(t, err)
+			defer store.Close()
+			w := newWorld(t, store)
+			w.login(w.svc)
+			server.Pause()
+			defer server.Resume()
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			started := time.Now()
+			require.ErrorIs(t, w.svc.SetData(ctx, alice, "k", 1), context.DeadlineExceeded)
+			require.Less(t, time.Since(started), 500*time.Millisecond)
+			started = time.Now()
+			_, err = w.svc.Token(t.Context(), bob)
+			require.ErrorIs(t, err, session.ErrStoreUnavailable)
+			require.Less(t, time.Since(started), 4*time.Second, "bounded without a deadline, too")
+		})
+	}
+}
+
+func TestLogsNameUsersButNoSecrets(t *testing.T) {
+	w := newWorld(t, session.NewMemoryStore())
+	w.loginDead()
+	w.auth.Inject(sessiontest.Any, -1, sessiontest.Status(500, "down"))
+	_, err := w.svc.Token(t.Context(), alice)
+	require.Error(t, err)
+	require.True(t, strings.Contains(w.log.String(), alice))
+}
