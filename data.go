@@ -6,10 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"time"
 
 	"github.com/sethvargo/go-retry"
+	"github.com/tidwall/gjson"
 )
 
 // A data write that meets another writer tries again after up to this long.
@@ -50,11 +50,10 @@ func (s *Service) DeleteData(ctx context.Context, userID, key string) error {
 // there is no such key; 0, false, "" and null are values. Errors are
 // [ErrNotLoggedIn], [ErrStoreUnavailable] and those of encoding/json.
 func (s *Service) Data(ctx context.Context, userID, key string, dst any) (bool, error) {
-	release, err := s.enter(ctx, userID)
-	if err != nil {
+	if err := s.enter(ctx, userID); err != nil {
 		return false, err
 	}
-	defer release()
+	defer s.life.end()
 	l, err := s.known(ctx, userID)
 	if err != nil {
 		return false, err
@@ -62,12 +61,8 @@ func (s *Service) Data(ctx context.Context, userID, key string, dst any) (bool, 
 	if l == nil {
 		return false, ErrNotLoggedIn
 	}
-	data, err := l.dataMap()
-	if err != nil {
-		return false, err
-	}
-	value, found := data[key]
-	if !found {
+	value := l.dataMap()[key]
+	if value == nil {
 		return false, nil
 	}
 	decoder := json.NewDecoder(bytes.NewReader(value))
@@ -88,11 +83,10 @@ func DataAs[T any](ctx context.Context, s *Service, userID, key string) (T, bool
 // editData compares-and-swaps until edit has been applied to what is stored.
 // edit returns false when there is nothing to write.
 func (s *Service) editData(ctx context.Context, userID string, edit func(map[string]json.RawMessage) bool) error {
-	release, err := s.enter(ctx, userID)
-	if err != nil {
+	if err := s.enter(ctx, userID); err != nil {
 		return err
 	}
-	defer release()
+	defer s.life.end()
 	backoff := retry.WithFullJitter(retry.BackoffFunc(func() (time.Duration, bool) { return conflictJitter, false }))
 	return retry.Do(ctx, backoff, func(ctx context.Context) error {
 		base, err := s.readStore(ctx, userID)
@@ -102,10 +96,7 @@ func (s *Service) editData(ctx context.Context, userID string, edit func(map[str
 		if base.login == nil {
 			return ErrNotLoggedIn
 		}
-		data, err := base.login.dataMap()
-		if err != nil {
-			return err
-		}
+		data := base.login.dataMap()
 		if !edit(data) {
 			return nil
 		}
@@ -113,9 +104,11 @@ func (s *Service) editData(ctx context.Context, userID string, edit func(map[str
 		if next.expires.IsZero() { // the other service left it out
 			next.expires = s.sessionEnd()
 		}
-		if next.data, err = json.Marshal(data); err != nil {
+		encoded, err := json.Marshal(data)
+		if err != nil {
 			return fmt.Errorf("session: data: %w", err)
 		}
+		next.data = string(encoded)
 		value, err := next.encode()
 		if err != nil {
 			return err
@@ -131,14 +124,12 @@ func (s *Service) editData(ctx context.Context, userID string, edit func(map[str
 	})
 }
 
-// dataMap returns a copy of the data, key by key.
-func (l *login) dataMap() (map[string]json.RawMessage, error) {
+// dataMap returns the data key by key, for the caller to keep.
+func (l *login) dataMap() map[string]json.RawMessage {
 	data := make(map[string]json.RawMessage)
-	if l.data == nil {
-		return data, nil
-	}
-	if err := json.Unmarshal(l.data, &data); err != nil {
-		return nil, fmt.Errorf("session: data: %w", describeJSON(err))
-	}
-	return maps.Clone(data), nil
+	gjson.Parse(l.data).ForEach(func(key, value gjson.Result) bool {
+		data[key.String()] = json.RawMessage(value.Raw)
+		return true
+	})
+	return data
 }

@@ -1,11 +1,12 @@
 package session
 
 import (
-	"encoding/json"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"github.com/tidwall/gjson"
 )
 
 // minLife is what must be left of a token for it to be handed out: a token
@@ -37,38 +38,29 @@ func parseToken(raw string) token {
 		return t
 	}
 	var parser jwt.Parser // only decodes, never verifies
-	decoded, err := parser.DecodeSegment(payload)
-	if err != nil {
+	claims, err := parser.DecodeSegment(payload)
+	if err != nil || !gjson.ValidBytes(claims) {
 		return t
 	}
-	var claims struct {
-		Expires *jwt.NumericDate `json:"exp"`
-		Subject claimText        `json:"sub"`
-	}
-	if err := json.Unmarshal(decoded, &claims); err != nil {
+	parsed := gjson.ParseBytes(claims)
+	if !parsed.IsObject() {
 		return t
 	}
-	t.subject = string(claims.Subject)
-	if claims.Expires == nil {
+	t.subject = parsed.Get("sub").String()
+	switch exp := parsed.Get("exp"); exp.Type {
+	case gjson.Null: // not there, or null
 		t.endless = true
-	} else if t.expires = claims.Expires.Time; t.expires.Unix() < 0 || t.expires.Unix() > maxExpiry {
+	case gjson.Number, gjson.String:
+		seconds, err := strconv.ParseFloat(exp.String(), 64)
+		if err != nil || !(seconds >= 0 && seconds <= maxExpiry) {
+			return t
+		}
+		t.expires = time.Unix(int64(seconds), 0) // a fraction is not worth handing out
+	default:
 		return t
 	}
 	t.readable = true
 	return t
-}
-
-// claimText is a claim that should be a string; one that is not keeps its JSON
-// text, so that a numeric user ID does not make a token unusable.
-type claimText string
-
-func (c *claimText) UnmarshalJSON(b []byte) error {
-	var s string
-	if json.Unmarshal(b, &s) != nil {
-		s = string(b)
-	}
-	*c = claimText(s)
-	return nil
 }
 
 // state is what may be done with a token at a moment.

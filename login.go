@@ -21,11 +21,10 @@ const linkTimeout = 3 * time.Second
 // [ErrStoreUnavailable] when the login could not be kept. The auth server
 // allows 10 logins a minute for all users of a bot together.
 func (s *Service) Login(ctx context.Context, userID, email, password string) (*Session, error) {
-	release, err := s.enter(ctx, userID)
-	if err != nil {
+	if err := s.enter(ctx, userID); err != nil {
 		return nil, err
 	}
-	defer release()
+	defer s.life.end()
 	if email == "" || password == "" {
 		return nil, fmt.Errorf("%w: empty", ErrInvalidCredentials)
 	}
@@ -108,11 +107,10 @@ func AndUnlink() LogoutOption {
 // with AndUnlink the errors of the auth server as in [Service.Token]; the
 // session is removed even if the link is not.
 func (s *Service) Logout(ctx context.Context, userID string, opts ...LogoutOption) error {
-	release, err := s.enter(ctx, userID)
-	if err != nil {
+	if err := s.enter(ctx, userID); err != nil {
 		return err
 	}
-	defer release()
+	defer s.life.end()
 	var c logoutConfig
 	for _, opt := range opts {
 		opt(&c)
@@ -123,7 +121,7 @@ func (s *Service) Logout(ctx context.Context, userID string, opts ...LogoutOptio
 		unlinkErr = s.unlink(ctx, userID)
 	}
 	started := time.Now()
-	err = s.store.Delete(ctx, Record{UserID: userID})
+	err := s.store.Delete(ctx, Record{UserID: userID})
 	err = s.storeAnswered(ctx, "delete", started, err)
 	s.forget(userID)
 	if err == nil {
@@ -155,12 +153,11 @@ func (s *Service) unlink(ctx context.Context, userID string) error {
 // linked is logged in. It returns false with an error when that cannot be told:
 // [ErrStoreUnavailable], [ErrAuthUnavailable] or [ErrServiceKeyRejected].
 func (s *Service) LoggedIn(ctx context.Context, userID string) (bool, error) {
-	release, err := s.enter(ctx, userID)
-	if err != nil {
+	if err := s.enter(ctx, userID); err != nil {
 		return false, err
 	}
-	defer release()
-	_, err = s.usable(ctx, userID)
+	defer s.life.end()
+	_, err := s.usable(ctx, userID)
 	switch {
 	case err == nil:
 		return true, nil
@@ -179,11 +176,10 @@ func (s *Service) LoggedIn(ctx context.Context, userID string) (bool, error) {
 // without a session gets one, as with Token, and so Session can return Token's
 // errors.
 func (s *Service) Session(ctx context.Context, userID string) (*Session, error) {
-	release, err := s.enter(ctx, userID)
-	if err != nil {
+	if err := s.enter(ctx, userID); err != nil {
 		return nil, err
 	}
-	defer release()
+	defer s.life.end()
 	l, err := s.known(ctx, userID)
 	if err == nil && l == nil {
 		l, err = s.usable(ctx, userID)
@@ -210,11 +206,10 @@ func (s *Service) Email(ctx context.Context, userID string) (string, error) {
 // one. rejected is the token that was refused; if it is not the user's current
 // one, the current one is returned. Errors are those of [Service.Token].
 func (s *Service) Refresh(ctx context.Context, userID, rejected string) (string, error) {
-	release, err := s.enter(ctx, userID)
-	if err != nil {
+	if err := s.enter(ctx, userID); err != nil {
 		return "", err
 	}
-	defer release()
+	defer s.life.end()
 	l, err := s.replace(ctx, userID, replacement{wanted: func(l *login) bool {
 		return l.token.raw.reveal() != rejected && l.token.state(time.Now(), 0) != dead
 	}})

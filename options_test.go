@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mana/session"
-	"github.com/mana/session/internal/realredis"
+	"github.com/mana/session/internal/redistest"
 	"github.com/mana/session/sessiontest"
 )
 
@@ -61,7 +61,7 @@ func TestZeroOptionsWork(t *testing.T) {
 }
 
 func TestEnvironmentIsReadOnRequestAndLosesToOptions(t *testing.T) {
-	server := realredis.Start(t, realredis.WithPassword("secret"))
+	server := redistest.Start(t, redistest.WithPassword("secret"))
 	auth := sessiontest.NewAuthServer(t)
 	auth.AddUser(email, password)
 	host, port, _ := strings.Cut(server.Addr, ":")

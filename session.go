@@ -46,7 +46,6 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/puzpuzpuz/xsync/v4"
@@ -89,9 +88,7 @@ type Service struct {
 	cancel  context.CancelFunc
 	closers []func() error // what Close closes, in order
 
-	mu      sync.Mutex
-	closed  bool           // guarded by mu
-	running sync.WaitGroup // what Close waits for; added to under mu
+	life lifetime // what Close waits for
 }
 
 // Session describes a user's session. It is a copy: changing it changes
@@ -150,7 +147,7 @@ func New(opts ...Option) (*Service, error) {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if watcher, ok := c.store.(Watcher); ok && *c.nearCache > 0 {
-		s.running.Go(func() { s.watch(watcher) })
+		s.life.running.Go(func() { s.watch(watcher) })
 	}
 	return s, nil
 }
@@ -160,20 +157,15 @@ func New(opts ...Option) (*Service, error) {
 // for them, 5 s at most, and closes the store and the Redis client if New made
 // them. Calling it again does nothing.
 func (s *Service) Close() error {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
+	if !s.life.close() {
 		return nil
 	}
-	s.closed = true
-	s.mu.Unlock()
-
 	s.cancel()
 	s.near.close()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.running.Wait()
+		s.life.running.Wait()
 	}()
 	timeout := time.NewTimer(closeTimeout)
 	defer timeout.Stop()
@@ -189,27 +181,16 @@ func (s *Service) Close() error {
 	return errors.Join(errs...)
 }
 
-// begin registers a call that Close waits for.
-func (s *Service) begin() (release func(), err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil, ErrClosed
-	}
-	s.running.Add(1)
-	return s.running.Done, nil
-}
-
-// enter is begin for a caller of an exported method, with what is checked
-// before anything is read, written or sent.
-func (s *Service) enter(ctx context.Context, userID string) (release func(), err error) {
+// enter begins an exported method about a user, which calls s.life.end when it
+// is over, with what is checked before anything is read, written or sent.
+func (s *Service) enter(ctx context.Context, userID string) error {
 	if err := checkUserID(userID); err != nil {
-		return nil, err
+		return err
 	}
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return err
 	}
-	return s.begin()
+	return s.life.begin()
 }
 
 // watch keeps the store's change feed running, until Close.
@@ -315,12 +296,11 @@ func (s *Service) storeAnswered(ctx context.Context, op string, started time.Tim
 // all walks over the sessions in the store, expired ones included.
 func (s *Service) all(ctx context.Context) iter.Seq2[*login, error] {
 	return func(yield func(*login, error) bool) {
-		release, err := s.begin()
-		if err != nil {
+		if err := s.life.begin(); err != nil {
 			yield(nil, err)
 			return
 		}
-		defer release()
+		defer s.life.end()
 		started := time.Now()
 		for rec, err := range s.store.All(ctx) {
 			if err = s.storeAnswered(ctx, "list", started, err); err != nil {

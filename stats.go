@@ -127,8 +127,8 @@ type ComponentHealth struct {
 // service key at once, or for its public keys without an SSO-Link. Safe for
 // concurrent use; a closed Service reports what it last knew.
 func (s *Service) Health(ctx context.Context) Health {
-	if release, err := s.begin(); err == nil {
-		defer release()
+	if s.life.begin() == nil {
+		defer s.life.end()
 		var probes sync.WaitGroup
 		probes.Go(func() { _, _ = s.readStore(ctx, probeUser) })
 		probes.Go(func() { s.auth.probe(ctx, s.linkEnabled) })

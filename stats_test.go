@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mana/session"
-	"github.com/mana/session/internal/realredis"
+	"github.com/mana/session/internal/redistest"
 	"github.com/mana/session/sessiontest"
 )
 
@@ -144,7 +144,7 @@ func TestHealthTellsWhatIsWrongAndSinceWhen(t *testing.T) {
 }
 
 func TestHealthOfAStoreThatIsAway(t *testing.T) {
-	server := realredis.Start(t)
+	server := redistest.Start(t)
 	w := newWorld(t, newRedisStore(t, newClient(t, server.Addr)))
 	require.True(t, w.svc.Health(t.Context()).Store.OK)
 	server.Kill()
@@ -164,7 +164,7 @@ func TestHealthOfAStoreThatIsAway(t *testing.T) {
 }
 
 func TestCountingDoesNotUseKeys(t *testing.T) {
-	server := realredis.Start(t)
+	server := redistest.Start(t)
 	w := newWorld(t, newRedisStore(t, newClient(t, server.Addr)))
 	server.MustDo("ACL", "SETUSER", "default", "-keys")
 	w.login(w.svc)
@@ -176,17 +176,14 @@ func TestCountingDoesNotUseKeys(t *testing.T) {
 
 // A client as bots make them does not look at contexts by itself.
 func TestCallersDeadlineHoldsOnAStoreThatHangs(t *testing.T) {
-	server := realredis.Start(t)
+	server := redistest.Start(t)
 	for name, client := range map[string]*redis.Client{
 		"plain client":          redis.NewClient(&redis.Options{Addr: server.Addr}),
 		"ContextTimeoutEnabled": redis.NewClient(&redis.Options{Addr: server.Addr, ContextTimeoutEnabled: true}),
 	} {
 		t.Run(name, func(t *testing.T) {
-			defer client.Close()
-			store, err := session.NewRedisStore(client)
-			require.NoError(t, err)
-			defer store.Close()
-			w := newWorld(t, store)
+			t.Cleanup(func() { client.Close() })
+			w := newWorld(t, newRedisStore(t, client))
 			w.login(w.svc)
 			server.Pause()
 			defer server.Resume()
@@ -196,7 +193,7 @@ func TestCallersDeadlineHoldsOnAStoreThatHangs(t *testing.T) {
 			require.ErrorIs(t, w.svc.SetData(ctx, alice, "k", 1), context.DeadlineExceeded)
 			require.Less(t, time.Since(started), 500*time.Millisecond)
 			started = time.Now()
-			_, err = w.svc.Token(t.Context(), bob)
+			_, err := w.svc.Token(t.Context(), bob)
 			require.ErrorIs(t, err, session.ErrStoreUnavailable)
 			require.Less(t, time.Since(started), 4*time.Second, "bounded without a deadline, too")
 		})

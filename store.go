@@ -11,9 +11,8 @@ import (
 type Record struct {
 	// UserID is the Matrix user the record belongs to.
 	UserID string
-	// Value holds opaque bytes; nil means that there is no record. Neither
-	// side modifies it after handing it over.
-	Value []byte
+	// Value holds opaque bytes; empty means that there is no record.
+	Value string
 	// Version is the store's own mark of this state of the record. A store
 	// that tells states apart by Value leaves it 0.
 	Version uint64
@@ -23,7 +22,7 @@ type Record struct {
 }
 
 // Exists reports whether there is a record at all.
-func (r Record) Exists() bool { return r.Value != nil }
+func (r Record) Exists() bool { return r.Value != "" }
 
 // Store keeps one record per Matrix user. All methods are safe for concurrent
 // use, honour ctx, and treat user IDs as opaque and case-sensitive. Errors

@@ -32,7 +32,7 @@ type MemoryStore struct {
 }
 
 type memoryEntry struct {
-	value   []byte // nil: no record, only a lease
+	value   string // empty: no record, only a lease
 	version uint64
 	expires int64 // Unix nanoseconds; 0: never
 	lease   *memoryLease
@@ -122,7 +122,7 @@ func (m *MemoryStore) Delete(ctx context.Context, old Record) error {
 			return e, xsync.CancelOp
 		case !old.Exists():
 			return e, xsync.DeleteOp // and the lease with it
-		case e.value != nil && e.version != old.Version:
+		case e.value != "" && e.version != old.Version:
 			if e.holds(now) {
 				err = ErrConflict
 			}
@@ -147,7 +147,7 @@ func (m *MemoryStore) All(ctx context.Context) iter.Seq2[Record, error] {
 				yield(Record{}, err)
 				return
 			}
-			if e.value != nil && !yield(e.record(userID), nil) {
+			if e.value != "" && !yield(e.record(userID), nil) {
 				return
 			}
 		}
@@ -189,7 +189,7 @@ func (m *MemoryStore) Release(ctx context.Context, userID, owner, note string, k
 		e.lease = nil
 		if note != "" {
 			e.lease = &memoryLease{note: note, until: now.Add(keep)}
-		} else if e.value == nil {
+		} else if e.value == "" {
 			return e, xsync.DeleteOp
 		}
 		return e, xsync.UpdateOp
@@ -280,7 +280,7 @@ func (e memoryEntry) record(userID string) Record {
 }
 
 func (e memoryEntry) holds(now time.Time) bool {
-	return e.value != nil && (e.expires == 0 || now.UnixNano() < e.expires)
+	return e.value != "" && (e.expires == 0 || now.UnixNano() < e.expires)
 }
 
 func (e memoryEntry) spent(now time.Time) bool {

@@ -36,8 +36,8 @@ type RedisStore struct {
 
 	swapScript, deleteScript, releaseScript *redis.Script
 
-	// Commands whose caller stopped waiting; Close waits for them.
-	running sync.WaitGroup
+	life   lifetime // of commands, also those whose callers stopped waiting
+	timers sync.Pool
 }
 
 var (
@@ -82,12 +82,15 @@ func NewRedisStore(client redis.UniversalClient, opts ...RedisOption) (*RedisSto
 	return s, nil
 }
 
+// notAString is what a key of another type reads as: no session, and something
+// that the next SET replaces.
+const notAString = "\x00not a string"
+
 // A record is read with GETRANGE so that something huge under a key costs no
-// more than the largest record. A key of another type reads as an empty value:
-// it is no session, and the next SET replaces it.
+// more than the largest record.
 const readRecord = `
 local cur = redis.pcall('GETRANGE', KEYS[1], 0, ARGV[1])
-if type(cur) ~= 'string' then cur = '' end
+if type(cur) ~= 'string' then cur = '\0not a string' end
 `
 
 // Announcing is for those who cannot be told by CLIENT TRACKING; a server that
@@ -141,13 +144,13 @@ func (s *RedisStore) Get(ctx context.Context, userID string) (Record, error) {
 	})
 	switch {
 	case isWrongType(err):
-		return Record{UserID: userID, Value: []byte{}}, nil
+		return Record{UserID: userID, Value: notAString}, nil
 	case err != nil:
 		return Record{}, err
 	case value == "":
 		return Record{}, ErrNotFound
 	}
-	return Record{UserID: userID, Value: []byte(value)}, nil
+	return Record{UserID: userID, Value: value}, nil
 }
 
 // Swap implements [Store].
@@ -204,6 +207,9 @@ func (s *RedisStore) Acquire(ctx context.Context, userID, owner string, ttl time
 			}
 		}
 		// The holder decides, not SetNX: go-redis may have sent it twice.
+		if isWrongType(value.Err()) {
+			return answer{holder.Val(), notAString}, nil
+		}
 		return answer{holder.Val(), value.Val()}, nil
 	})
 	if err != nil {
@@ -213,11 +219,7 @@ func (s *RedisStore) Acquire(ctx context.Context, userID, owner string, ttl time
 	if note, ok := strings.CutPrefix(got.holder, leaseNote); ok {
 		lease.Note = note
 	}
-	rec := Record{UserID: userID}
-	if got.value != "" {
-		rec.Value = []byte(got.value)
-	}
-	return lease, rec, nil
+	return lease, Record{UserID: userID, Value: got.value}, nil
 }
 
 // Release implements [Locker].
@@ -290,7 +292,7 @@ func (s *RedisStore) page(ctx context.Context, master redis.Cmdable, cursor uint
 			if value.Err() != nil || value.Val() == "" {
 				continue
 			}
-			page = append(page, Record{UserID: s.keys.userID(keys[i]), Value: []byte(value.Val())})
+			page = append(page, Record{UserID: s.keys.userID(keys[i]), Value: value.Val()})
 		}
 		return answer{page, next}, nil
 	})
@@ -319,10 +321,12 @@ func (s *RedisStore) masters(ctx context.Context) ([]*redis.Client, error) {
 	}
 }
 
-// Close waits for commands whose callers have stopped waiting, at most as long
-// as the client's own time-outs let them run. It does not close the client.
+// Close ends the store: calls from now on return [ErrClosed]. It waits for
+// commands whose callers have stopped waiting, at most as long as the client's
+// own time-outs let them run. It does not close the client.
 func (s *RedisStore) Close() error {
-	s.running.Wait()
+	s.life.close()
+	s.life.running.Wait()
 	return nil
 }
 
@@ -338,14 +342,24 @@ func await[T any](ctx context.Context, s *RedisStore, op func(context.Context) (
 		err   error
 	}
 	done := make(chan result, 1)
-	s.running.Add(1)
+	if err := s.life.begin(); err != nil {
+		return zero, err
+	}
 	go func() {
-		defer s.running.Done()
+		defer s.life.end()
 		value, err := op(ctx)
 		done <- result{value, err}
 	}()
-	timeout := time.NewTimer(storeTimeout)
-	defer timeout.Stop()
+	timeout, _ := s.timers.Get().(*time.Timer)
+	if timeout == nil {
+		timeout = time.NewTimer(storeTimeout)
+	} else {
+		timeout.Reset(storeTimeout)
+	}
+	defer func() {
+		timeout.Stop()
+		s.timers.Put(timeout)
+	}()
 	select {
 	case r := <-done:
 		return r.value, r.err

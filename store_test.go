@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mana/session"
-	"github.com/mana/session/internal/realredis"
+	"github.com/mana/session/internal/redistest"
 	"github.com/mana/session/storetest"
 )
 
@@ -48,7 +48,7 @@ func TestRedisStoreConformsOnMiniredis(t *testing.T) {
 }
 
 func TestRedisStoreConforms(t *testing.T) {
-	server := realredis.Start(t)
+	server := redistest.Start(t)
 	for _, prefix := range []string{"bot:session:", "sess", "with-", "{bots}:session:", "{bots}", "odd*[?]\\:"} {
 		t.Run(prefix, func(t *testing.T) {
 			storetest.Run(t, func(t *testing.T) session.Store {
@@ -60,7 +60,7 @@ func TestRedisStoreConforms(t *testing.T) {
 }
 
 func TestRedisStoreConformsOnCluster(t *testing.T) {
-	cluster := realredis.StartCluster(t, 3, 0)
+	cluster := redistest.StartCluster(t, 3, 0)
 	for _, prefix := range []string{"bot:session:", "{bots}:session:"} {
 		t.Run(prefix, func(t *testing.T) {
 			storetest.Run(t, func(t *testing.T) session.Store {
@@ -76,7 +76,7 @@ func TestRedisStoreConformsOnCluster(t *testing.T) {
 }
 
 func TestRedisStoreConformsOnSentinel(t *testing.T) {
-	deployment := realredis.StartSentinel(t)
+	deployment := redistest.StartSentinel(t)
 	storetest.Run(t, func(t *testing.T) session.Store {
 		deployment.Master.MustDo("FLUSHALL")
 		client := redis.NewFailoverClient(&redis.FailoverOptions{

@@ -65,11 +65,10 @@ func (s *Service) Token(ctx context.Context, userID string) (string, error) {
 		s.count.hits.Inc()
 		return raw, nil
 	}
-	release, err := s.enter(ctx, userID)
-	if err != nil {
+	if err := s.enter(ctx, userID); err != nil {
 		return "", err
 	}
-	defer release()
+	defer s.life.end()
 	l, err := s.usable(ctx, userID)
 	if err != nil {
 		return "", err
@@ -139,15 +138,14 @@ func (s *Service) refreshAhead(ctx context.Context, l *login) {
 	default:
 		return
 	}
-	release, err := s.begin()
-	if err != nil {
+	if s.life.begin() != nil {
 		<-s.aheads
 		return
 	}
 	// Held off at once, so that one refresh runs however many callers come.
 	s.backoffs.store(l.userID, refreshBackoff{time.Now().Add(leaseTTL), last.failed})
 	go func() {
-		defer release()
+		defer s.life.end()
 		defer func() { <-s.aheads }()
 		_, err := s.replace(context.WithoutCancel(ctx), l.userID, replacement{ahead: true, wanted: func(l *login) bool {
 			return l.token.state(time.Now(), s.ahead) == fresh
@@ -204,11 +202,10 @@ var errStillServes = errors.New("session: no successor for a token that still se
 
 // fly is one flight, from taking the lease to giving it back.
 func (s *Service) fly(ctx context.Context, userID string, r replacement) (l *login, err error) {
-	release, err := s.begin()
-	if err != nil {
+	if err := s.life.begin(); err != nil {
 		return nil, err
 	}
-	defer release()
+	defer s.life.end()
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), flightTimeout, errTimeout)
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()

@@ -10,14 +10,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mana/session"
-	"github.com/mana/session/internal/realredis"
+	"github.com/mana/session/internal/redistest"
 	"github.com/mana/session/sessiontest"
 )
 
 // beside is a world on a real Redis that the TypeScript service uses as well.
-func beside(t *testing.T) (*world, *realredis.Server) {
+func beside(t *testing.T) (*world, *redistest.Server) {
 	t.Helper()
-	server := realredis.Start(t)
+	server := redistest.Start(t)
 	return newWorld(t, newRedisStore(t, newClient(t, server.Addr))), server
 }
 

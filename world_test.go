@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mana/session"
-	"github.com/mana/session/internal/realredis"
+	"github.com/mana/session/internal/redistest"
 	"github.com/mana/session/sessiontest"
 )
 
@@ -85,7 +85,7 @@ func (w *world) put(userID, value string) {
 		old = session.Record{UserID: userID}
 	}
 	_, err = w.store.Swap(w.t.Context(), old, session.Record{
-		UserID: userID, Value: []byte(value), Expires: time.Now().Add(time.Hour),
+		UserID: userID, Value: value, Expires: time.Now().Add(time.Hour),
 	})
 	require.NoError(w.t, err)
 }
@@ -97,7 +97,7 @@ func (w *world) stored(userID string) string {
 	if err != nil {
 		require.ErrorIs(w.t, err, session.ErrNotFound)
 	}
-	return string(rec.Value)
+	return rec.Value
 }
 
 // tsRecord is a record as the TypeScript service writes it.
@@ -117,7 +117,7 @@ func onEveryStore(t *testing.T, flow func(t *testing.T, w *world)) {
 		flow(t, newWorld(t, newRedisStore(t, newClient(t, miniredis.RunT(t).Addr()))))
 	})
 	t.Run("redis", func(t *testing.T) {
-		flow(t, newWorld(t, newRedisStore(t, newClient(t, realredis.Start(t).Addr))))
+		flow(t, newWorld(t, newRedisStore(t, newClient(t, redistest.Start(t).Addr))))
 	})
 }
 
@@ -172,4 +172,3 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	require.Eventually(t, ok, 10*time.Second, 2*time.Millisecond, what)
 }
-

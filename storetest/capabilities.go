@@ -76,7 +76,7 @@ func (s *suite) leaseComesWithRecord(t *testing.T, store session.Store) {
 		t.Fatalf("record beside the lease is %+v, want none of %s", rec, alice)
 	}
 	must[session.Record](t)(store.Swap(t.Context(), nothing(alice), record(alice, "1")))
-	if rec := wantHeld(t, l, "second", false); string(rec.Value) != "1" {
+	if rec := wantHeld(t, l, "second", false); rec.Value != "1" {
 		t.Fatalf("record beside the refused lease is %q", rec.Value)
 	}
 }

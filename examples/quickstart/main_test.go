@@ -6,12 +6,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/mana/session/internal/realredis"
+	"github.com/mana/session/internal/redistest"
 	"github.com/mana/session/sessiontest"
 )
 
 func TestQuickstartAgainstRealServers(t *testing.T) {
-	server := realredis.Start(t)
+	server := redistest.Start(t)
 	auth := sessiontest.NewAuthServer(t)
 	auth.AddUser("you@example.com", "secret")
 	d := demo{

@@ -1,0 +1,195 @@
+package session_test
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/mana/session"
+	"github.com/mana/session/internal/redistest"
+	"github.com/mana/session/sessiontest"
+)
+
+const benchUsers = 10_000
+
+func userID(i int) string { return fmt.Sprintf("@user%d:matrix.example", i) }
+
+// benchRecord is a record of the size that real ones have.
+func benchRecord(auth *sessiontest.AuthServer) string {
+	return tsRecord(auth.MintToken(email, time.Now().Add(24*time.Hour)), email, `{"list":"shopping"}`)
+}
+
+// benchService has sessions for benchUsers users in its store.
+func benchService(b *testing.B, store session.Store, opts ...session.Option) (*session.Service, []string) {
+	b.Helper()
+	auth := sessiontest.New()
+	auth.AddUser(email, password)
+	record := benchRecord(auth)
+	ids := make([]string, benchUsers)
+	for i := range ids {
+		ids[i] = userID(i)
+		_, err := store.Swap(b.Context(), session.Record{UserID: ids[i]},
+			session.Record{UserID: ids[i], Value: record, Expires: time.Now().Add(24 * time.Hour)})
+		require.NoError(b, err)
+	}
+	svc, err := session.New(append([]session.Option{session.WithStore(store)}, opts...)...)
+	require.NoError(b, err)
+	b.Cleanup(func() { require.NoError(b, svc.Close()) })
+	return svc, ids
+}
+
+// BenchmarkToken measures hits: in memory and from the near cache over Redis,
+// and on Redis without a near cache beside a plain GET of the same records.
+func BenchmarkToken(b *testing.B) {
+	b.Run("memory", func(b *testing.B) {
+		store := session.NewMemoryStore()
+		defer store.Close()
+		svc, ids := benchService(b, store)
+		benchHits(b, svc, ids)
+	})
+	if testing.Short() {
+		return
+	}
+	server := redistest.Start(b)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr})
+	defer client.Close()
+	store, err := session.NewRedisStore(client)
+	require.NoError(b, err)
+	defer store.Close()
+	near, ids := benchService(b, store)
+	plain, err := session.New(session.WithStore(store), session.WithNearCache(0))
+	require.NoError(b, err)
+	defer plain.Close()
+
+	b.Run("redis near cache", func(b *testing.B) { benchHits(b, near, ids) })
+	keys := make([]string, len(ids))
+	for i, id := range ids {
+		keys[i] = "bot:session:" + id
+	}
+	b.Run("redis", func(b *testing.B) {
+		benchCalls(b, ids, func(id string) error {
+			_, err := plain.Token(context.Background(), id)
+			return err
+		})
+	})
+	b.Run("redis plain GET", func(b *testing.B) {
+		benchCalls(b, keys, func(key string) error { return client.Get(context.Background(), key).Err() })
+	})
+}
+
+func benchHits(b *testing.B, svc *session.Service, ids []string) {
+	for _, id := range ids {
+		require.Eventually(b, func() bool {
+			_, err := svc.Token(context.Background(), id)
+			return err == nil
+		}, time.Second, time.Millisecond)
+	}
+	benchCalls(b, ids, func(id string) error {
+		_, err := svc.Token(context.Background(), id)
+		return err
+	})
+}
+
+func benchCalls(b *testing.B, keys []string, call func(string) error) {
+	b.Run("sequential", func(b *testing.B) {
+		b.ReportAllocs()
+		for i := 0; b.Loop(); i++ {
+			if err := call(keys[i%len(keys)]); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("parallel", func(b *testing.B) {
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			for i := 0; pb.Next(); i++ {
+				if err := call(keys[i%len(keys)]); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	})
+}
+
+// BenchmarkMemoryStore measures a million sessions: what one takes beyond its
+// record, and the longest that another caller waits while all are cleaned up.
+func BenchmarkMemoryStore(b *testing.B) {
+	sessions := 1_000_000
+	if testing.Short() {
+		sessions = 10_000
+	}
+	auth := sessiontest.New()
+	auth.AddUser(email, password)
+	record := benchRecord(auth)
+	for b.Loop() {
+		before := heap()
+		store := session.NewMemoryStore()
+		expires := time.Now().Add(time.Hour)
+		for i := range sessions {
+			id := userID(i)
+			_, err := store.Swap(b.Context(), session.Record{UserID: id},
+				session.Record{UserID: id, Value: strings.Clone(record), Expires: expires})
+			require.NoError(b, err)
+		}
+		each := float64(heap()-before) / float64(sessions)
+		b.ReportMetric(each, "B/session")
+		b.ReportMetric(each-float64(len(record)), "B/session-beyond-record")
+
+		b.ReportMetric(float64(longestWaitDuringCleanup(b, store, sessions).Microseconds()), "µs-longest-wait")
+		require.NoError(b, store.Close())
+	}
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// longestWaitDuringCleanup reads one session over and over while Cleanup walks
+// over all of them, half of which have expired.
+func longestWaitDuringCleanup(b *testing.B, store *session.MemoryStore, sessions int) time.Duration {
+	svc, err := session.New(session.WithStore(store))
+	require.NoError(b, err)
+	defer svc.Close()
+	for i := range sessions / 2 {
+		id := userID(2 * i)
+		rec, err := store.Get(b.Context(), id)
+		require.NoError(b, err)
+		next := rec
+		next.Expires = time.Now()
+		_, err = store.Swap(b.Context(), rec, next)
+		require.NoError(b, err)
+	}
+	done := make(chan int, 1)
+	go func() {
+		dropped, err := svc.Cleanup(context.Background())
+		if err != nil {
+			b.Error(err)
+		}
+		done <- dropped
+	}()
+	var longest time.Duration
+	for i := 1; ; i += 2 {
+		select {
+		case dropped := <-done:
+			require.Equal(b, sessions/2, dropped)
+			return longest
+		default:
+		}
+		started := time.Now()
+		_, err := store.Get(context.Background(), userID(i%sessions))
+		longest = max(longest, time.Since(started))
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
