@@ -117,6 +117,9 @@ func (n *nearCache) stripe(userID string) *atomic.Uint64 {
 // fill keeps what a read returned, unless the user's record changed since the
 // ticket was drawn.
 func (n *nearCache) fill(t ticket, l *login, readAt time.Time) {
+	if n.entries.max == 0 {
+		return
+	}
 	e := &nearEntry{
 		raw:        l.token.raw.reveal(),
 		epoch:      t.epoch,

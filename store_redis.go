@@ -140,7 +140,9 @@ const (
 func (s *RedisStore) Get(ctx context.Context, userID string) (Record, error) {
 	key := s.keys.record(userID)
 	value, err := await(ctx, s, func(ctx context.Context) (string, error) {
-		return s.client.GetRange(ctx, key, 0, maxRecord).Result()
+		get := redis.NewStringCmd(ctx, "getrange", key, 0, maxRecord)
+		_ = s.client.Process(ctx, get)
+		return get.Result()
 	})
 	switch {
 	case isWrongType(err):
@@ -376,6 +378,9 @@ func isWrongType(err error) bool {
 
 // isReply reports whether err is an answer of the server, not a lost connection.
 func isReply(err error) bool {
+	if err == nil {
+		return false
+	}
 	var reply redis.Error
 	return errors.As(err, &reply)
 }
