@@ -57,7 +57,7 @@ func BenchmarkToken(b *testing.B) {
 		return
 	}
 	server := redistest.Start(b)
-	client := redis.NewClient(&redis.Options{Addr: server.Addr})
+	client := redis.NewClient(&redis.Options{Addr: server.Addr, ContextTimeoutEnabled: true})
 	defer client.Close()
 	store, err := session.NewRedisStore(client)
 	require.NoError(b, err)

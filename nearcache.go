@@ -13,13 +13,14 @@ import (
 // how long it may be believed. It is the Feed of the store's Watcher.
 //
 // An entry is believed while the trust it was read under still holds: the same
-// epoch (a flush starts a new one) and a lease on time that the watcher renews.
+// epoch (a flush starts a new one) and a span of time that the watcher renews.
 // What is not believed stays, because it is all there is to serve from when the
 // store is away.
 type nearCache struct {
 	entries *bounded[*nearEntry]
 	ahead   time.Duration
 	trust   atomic.Pointer[trust]
+	lapse   *time.Timer
 
 	// tickets[hash(user)] counts notices, so that a fill which was overtaken
 	// by a change notice between reading and storing is noticed.
@@ -30,7 +31,7 @@ type nearCache struct {
 	waiting atomic.Int32             // len(waiters), for notices nobody waits for
 }
 
-// nearEntry carries what the hot path compares beside the pointer to the rest.
+// nearEntry carries what the hot path compares, and the rest. It is immutable.
 type nearEntry struct {
 	raw        string // the token
 	freshUntil int64  // Unix seconds: token not in its refresh-ahead window, session not over
@@ -39,20 +40,25 @@ type nearEntry struct {
 	readAt     time.Time
 }
 
-// trust is what the watcher last vouched for.
+// trust is what the watcher last vouched for. It lapses by the wall clock, which
+// goes on while the machine or the process is stopped, and by a timer, which a
+// clock that is set back does not mislead.
 type trust struct {
 	epoch  uint64
-	until  time.Time // monotonic
-	second int64     // wall clock when it was given, Unix seconds
-	span   uint64    // seconds that the wall clock may have moved since
+	given  int64  // Unix nanoseconds
+	span   uint64 // nanoseconds
 	maxAge time.Duration
-	open   bool // until is not a limit
+	open   bool // no limit
 	closed bool // for good
 }
 
-// wallSlack is how far the wall clock may run ahead of the monotonic one
-// before trust is withdrawn: after a sleep, the latter does not know.
-const wallSlack = 2
+// clockSlack is how far behind the moment trust was given a caller's look at
+// the clock may be.
+const clockSlack = 50 * time.Millisecond
+
+func (t *trust) holds(now time.Time) bool {
+	return t.open || uint64(now.UnixNano()-t.given) < t.span
+}
 
 func newNearCache(size int, ahead time.Duration) *nearCache {
 	n := &nearCache{
@@ -61,19 +67,20 @@ func newNearCache(size int, ahead time.Duration) *nearCache {
 		waiters: make(map[string]chan struct{}),
 	}
 	n.trust.Store(&trust{epoch: 1})
+	n.lapse = time.AfterFunc(time.Hour, func() { n.renew(func(t *trust) { t.span = 0 }) })
+	n.lapse.Stop()
 	return n
 }
 
 // fresh is the hot path: the token if the entry is believed and the token needs
 // nothing done about it.
-func (n *nearCache) fresh(userID string, now time.Time) (*nearEntry, bool) {
-	second := now.Unix()
-	e, ok := n.entries.load(userID)
-	if !ok || second >= e.freshUntil {
-		return e, false
+func (n *nearCache) fresh(userID string, now time.Time) (string, bool) {
+	e, ok := n.entries.m.Load(userID)
+	if !ok || now.Unix() >= e.freshUntil {
+		return "", false
 	}
 	t := n.trust.Load()
-	return e, e.epoch == t.epoch && t.holds(now, second) && (t.maxAge == 0 || e.young(now, t.maxAge))
+	return e.raw, e.epoch == t.epoch && t.holds(now) && (t.maxAge == 0 || e.young(now, t.maxAge))
 }
 
 // get returns the entry, and whether it is believed.
@@ -83,17 +90,13 @@ func (n *nearCache) get(userID string, now time.Time) (e *nearEntry, believed, o
 		return nil, false, false
 	}
 	t := n.trust.Load()
-	believed = e.epoch == t.epoch && t.holds(now, now.Unix()) && (t.maxAge == 0 || e.young(now, t.maxAge))
+	believed = e.epoch == t.epoch && t.holds(now) && (t.maxAge == 0 || e.young(now, t.maxAge))
 	return e, believed, true
 }
 
-func (t *trust) holds(now time.Time, second int64) bool {
-	return t.open || (now.Before(t.until) && uint64(second-t.second) <= t.span)
-}
-
 func (e *nearEntry) young(now time.Time, maxAge time.Duration) bool {
-	age := now.Sub(e.readAt)
-	return age < maxAge && now.Unix()-e.readAt.Unix() <= int64(maxAge/time.Second)+wallSlack && age >= 0
+	// By both clocks: see trust.
+	return now.Sub(e.readAt) < maxAge && uint64(now.UnixNano()-e.readAt.UnixNano()) < uint64(maxAge)
 }
 
 // ticket is drawn before a read of the store and handed in with its result.
@@ -184,10 +187,16 @@ func (n *nearCache) Flush() {
 // Trust implements [Feed].
 func (n *nearCache) Trust(until time.Time, maxAge time.Duration) {
 	now := time.Now()
+	span := until.Sub(now)
+	if until.IsZero() {
+		n.lapse.Stop()
+	} else {
+		n.lapse.Reset(span)
+	}
 	n.renew(func(t *trust) {
-		t.until, t.open, t.maxAge = until, until.IsZero(), maxAge
-		t.second = now.Unix()
-		t.span = uint64(max(0, until.Sub(now))/time.Second) + wallSlack
+		t.open, t.maxAge = until.IsZero(), maxAge
+		// A caller may have looked at the clock a moment before.
+		t.given, t.span = now.Add(-clockSlack).UnixNano(), uint64(max(0, span+clockSlack))
 	})
 }
 
@@ -207,6 +216,7 @@ func (n *nearCache) renew(edit func(*trust)) {
 
 // close stops every hit: what comes now takes the long way and is refused there.
 func (n *nearCache) close() {
+	n.lapse.Stop()
 	n.renew(func(t *trust) { *t = trust{epoch: t.epoch + 1, closed: true} })
 }
 
@@ -241,7 +251,7 @@ func (n *nearCache) wake(userID string) {
 
 // believing reports whether a watcher vouches for entries just now.
 func (n *nearCache) believing(now time.Time) bool {
-	return n.trust.Load().holds(now, now.Unix())
+	return n.trust.Load().holds(now)
 }
 
 // bounded is a concurrent map by user ID that stays near a maximum size by

@@ -36,6 +36,8 @@ type RedisStore struct {
 
 	swapScript, deleteScript, releaseScript *redis.Script
 
+	deadlines bool // the client looks at contexts' deadlines
+
 	life   lifetime // of commands, also those whose callers stopped waiting
 	timers sync.Pool
 }
@@ -73,6 +75,12 @@ func NewRedisStore(client redis.UniversalClient, opts ...RedisOption) (*RedisSto
 		swapScript:    redis.NewScript(swapSource),
 		deleteScript:  redis.NewScript(deleteSource),
 		releaseScript: redis.NewScript(releaseSource),
+	}
+	switch c := client.(type) {
+	case *redis.Client:
+		s.deadlines = c.Options().ContextTimeoutEnabled
+	case *redis.ClusterClient:
+		s.deadlines = c.Options().ContextTimeoutEnabled
 	}
 	for _, opt := range append([]RedisOption{WithKeyPrefix(defaultKeyPrefix)}, opts...) {
 		if err := opt(s); err != nil {
@@ -139,11 +147,20 @@ const (
 // Get implements [Store]: one round trip.
 func (s *RedisStore) Get(ctx context.Context, userID string) (Record, error) {
 	key := s.keys.record(userID)
-	value, err := await(ctx, s, func(ctx context.Context) (string, error) {
+	read := func(ctx context.Context) (string, error) {
 		get := redis.NewStringCmd(ctx, "getrange", key, 0, maxRecord)
 		_ = s.client.Process(ctx, get)
 		return get.Result()
-	})
+	}
+	var value string
+	var err error
+	if ctx.Done() == nil && s.deadlines {
+		// Nobody can give up, and the client keeps the time itself: this spares
+		// the goroutine of await.
+		value, err = read(deadline{ctx, time.Now().Add(storeTimeout)})
+	} else {
+		value, err = await(ctx, s, read)
+	}
 	switch {
 	case isWrongType(err):
 		return Record{UserID: userID, Value: notAString}, nil
@@ -371,6 +388,14 @@ func await[T any](ctx context.Context, s *RedisStore, op func(context.Context) (
 		return zero, fmt.Errorf("no answer from Redis in %s", storeTimeout)
 	}
 }
+
+// deadline is a context with nothing but a deadline, and no timer behind it.
+type deadline struct {
+	context.Context
+	at time.Time
+}
+
+func (d deadline) Deadline() (time.Time, bool) { return d.at, true }
 
 func isWrongType(err error) bool {
 	return isReply(err) && strings.HasPrefix(err.Error(), "WRONGTYPE")

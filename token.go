@@ -61,9 +61,9 @@ const (
 //	known       down          –                 the known token while it lives
 //	unknown     down          –                 ErrStoreUnavailable
 func (s *Service) Token(ctx context.Context, userID string) (string, error) {
-	if e, ok := s.near.fresh(userID, time.Now()); ok && ctx.Err() == nil {
+	if raw, ok := s.near.fresh(userID, time.Now()); ok && ctx.Err() == nil {
 		s.count.hits.inc()
-		return e.raw, nil
+		return raw, nil
 	}
 	if err := s.enter(ctx, userID); err != nil {
 		return "", err

@@ -1,124 +1,246 @@
 package sessiontest
 
 import (
+	"cmp"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"sync"
+	"net/url"
+	"strconv"
 	"syscall"
 )
 
 // Client returns an HTTP client that calls the server in this process, without
-// a network, whatever host the URL names. Nothing it starts outlives its
-// request, so it works inside testing/synctest.
+// a network, whatever host the URL names. It has no time-out, and follows
+// redirects as any http.Client does. Nothing it starts outlives its request,
+// whose answer has to be closed, so it works inside testing/synctest.
 func (s *AuthServer) Client() *http.Client {
 	return &http.Client{Transport: inProcess{s}}
 }
 
-type inProcess struct{ handler http.Handler }
+type inProcess struct{ server *AuthServer }
 
 // RoundTrip implements http.RoundTripper.
 func (t inProcess) RoundTrip(req *http.Request) (*http.Response, error) {
-	ctx, cancel := context.WithCancel(req.Context())
-	served := req.Clone(ctx)
-	served.RemoteAddr = "127.0.0.1:1"
-	served.RequestURI = req.URL.RequestURI()
-	if served.Body == nil {
-		served.Body = http.NoBody
+	if t.server.ctx.Err() != nil {
+		if req.Body != nil {
+			_ = req.Body.Close()
+		}
+		return nil, fmt.Errorf("sessiontest: server closed: %w", syscall.ECONNREFUSED)
+	}
+	ctx, cancel := context.WithCancelCause(req.Context())
+	received, inflate, err := receive(ctx, req)
+	if err != nil {
+		cancel(nil)
+		return nil, err
 	}
 	body, pipe := io.Pipe()
-	w := &pipeWriter{header: make(http.Header), body: pipe, started: make(chan struct{})}
+	w := &pipeWriter{header: make(http.Header), body: pipe, ctx: ctx, method: req.Method, started: make(chan struct{})}
+	closed := context.AfterFunc(t.server.ctx, func() { cancel(io.ErrUnexpectedEOF) })
+	ended := context.AfterFunc(ctx, func() { _ = pipe.CloseWithError(context.Cause(ctx)) })
 	go func() {
-		defer cancel()
-		defer served.Body.Close()
+		defer received.Body.Close()
 		defer func() {
-			if p := recover(); p != nil {
-				w.cut(p)
-			}
-			w.start(http.StatusOK)
-			_ = pipe.Close()
+			closed()
+			ended()
+			cancel(nil)
 		}()
-		t.handler.ServeHTTP(w, served)
+		w.serve(t.server, received)
 	}()
+
 	select {
 	case <-w.started:
 	case <-ctx.Done():
-		_ = body.CloseWithError(ctx.Err())
-		if err := req.Context().Err(); err != nil {
-			return nil, err
+	}
+	if req.Context().Err() != nil {
+		return nil, context.Cause(req.Context()) // as http.Transport does
+	}
+	select {
+	case <-w.started:
+		if w.cause != nil {
+			return nil, w.cause
 		}
-		<-w.started
+	default: // closed in the middle of the call
+		return nil, fmt.Errorf("sessiontest: server closed: %w", syscall.ECONNRESET)
 	}
-	if w.reset {
-		cancel()
-		return nil, fmt.Errorf("sessiontest: %w", syscall.ECONNRESET)
-	}
-	stop := context.AfterFunc(req.Context(), func() { _ = body.CloseWithError(req.Context().Err()) })
-	return &http.Response{
-		Status:        http.StatusText(w.status),
+	resp := &http.Response{
+		Status:        fmt.Sprintf("%d %s", w.status, http.StatusText(w.status)),
 		StatusCode:    w.status,
 		Proto:         "HTTP/1.1",
 		ProtoMajor:    1,
 		ProtoMinor:    1,
-		Header:        w.header.Clone(),
-		Body:          &pipeBody{body, func() { stop(); cancel() }},
-		ContentLength: -1,
+		Header:        w.sent,
+		Body:          &answerBody{body, func() { cancel(nil) }},
+		ContentLength: w.length,
 		Request:       req,
-	}, nil
+	}
+	if inflate && resp.Header.Get("Content-Encoding") == "gzip" {
+		resp.Header.Del("Content-Encoding")
+		resp.Header.Del("Content-Length")
+		resp.ContentLength, resp.Uncompressed = -1, true
+		resp.Body = &gzipBody{body: resp.Body}
+	}
+	return resp, nil
 }
 
-type pipeBody struct {
+// receive makes of a client's request what a server gets, with the headers
+// that http.Transport adds. It reports whether the transport owes the client
+// the decompression of the answer.
+func receive(ctx context.Context, req *http.Request) (*http.Request, bool, error) {
+	target, err := url.ParseRequestURI(req.URL.RequestURI())
+	if err != nil {
+		if req.Body != nil {
+			_ = req.Body.Close()
+		}
+		return nil, false, fmt.Errorf("sessiontest: %w", err)
+	}
+	r := req.Clone(ctx)
+	r.URL, r.RequestURI = target, req.URL.RequestURI()
+	r.Host = cmp.Or(req.Host, req.URL.Host)
+	r.RemoteAddr = "127.0.0.1:1"
+	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/1.1", 1, 1
+	if r.Body == nil {
+		r.Body = http.NoBody
+	}
+	if r.Header == nil {
+		r.Header = make(http.Header)
+	}
+	if r.Header.Get("User-Agent") == "" {
+		r.Header.Set("User-Agent", "Go-http-client/1.1")
+	}
+	inflate := r.Header.Get("Accept-Encoding") == "" && r.Header.Get("Range") == "" && r.Method != http.MethodHead
+	if inflate {
+		r.Header.Set("Accept-Encoding", "gzip")
+	}
+	return r, inflate, nil
+}
+
+// pipeWriter is an http.ResponseWriter whose body can be read while it is
+// written.
+type pipeWriter struct {
+	header  http.Header
+	body    *io.PipeWriter
+	ctx     context.Context // of the call; its end is what the client sees of the answer's
+	method  string
+	written int64
+	started chan struct{} // closed with the status line, or when there will be none
+
+	// Set before started is closed, and not changed any more.
+	status int // 0: no answer, for the reason in cause
+	cause  error
+	sent   http.Header
+	length int64 // of the body; -1: not known
+}
+
+// serve runs the handler and ends the answer as a server does.
+func (w *pipeWriter) serve(handler http.Handler, r *http.Request) {
+	returned := false
+	defer func() {
+		p := recover()
+		switch {
+		case returned:
+			w.WriteHeader(http.StatusOK)
+			var short error
+			if w.bodyAllowed() && w.written < w.length {
+				short = io.ErrUnexpectedEOF
+			}
+			_ = w.body.CloseWithError(cmp.Or(context.Cause(w.ctx), short)) // nil: io.EOF
+		case p == nil || isAbort(p): // nil: a test's handler ended its goroutine
+			w.cut(syscall.ECONNRESET)
+		default:
+			w.cut(fmt.Errorf("panic: %v: %w", p, syscall.ECONNRESET))
+		}
+	}()
+	handler.ServeHTTP(w, r)
+	returned = true
+}
+
+func isAbort(p any) bool {
+	err, ok := p.(error)
+	return ok && errors.Is(err, http.ErrAbortHandler)
+}
+
+// cut ends the connection: before the answer, or in its middle.
+func (w *pipeWriter) cut(cause error) {
+	if w.status == 0 {
+		w.cause = fmt.Errorf("sessiontest: %w", cause)
+		close(w.started)
+	}
+	_ = w.body.CloseWithError(cmp.Or(context.Cause(w.ctx), io.ErrUnexpectedEOF))
+}
+
+// Header implements http.ResponseWriter.
+func (w *pipeWriter) Header() http.Header { return w.header }
+
+// WriteHeader implements http.ResponseWriter.
+func (w *pipeWriter) WriteHeader(status int) {
+	if w.status != 0 {
+		return
+	}
+	w.status, w.sent, w.length = status, w.header.Clone(), -1
+	if n, err := strconv.ParseInt(w.sent.Get("Content-Length"), 10, 64); err == nil {
+		w.length = n
+	}
+	if !w.bodyAllowed() {
+		w.length = max(0, w.length)
+	}
+	close(w.started)
+}
+
+func (w *pipeWriter) bodyAllowed() bool {
+	return w.method != http.MethodHead && w.status != http.StatusNoContent && w.status != http.StatusNotModified
+}
+
+// Write implements io.Writer; it returns when the client has read b.
+func (w *pipeWriter) Write(b []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	switch {
+	case len(b) == 0: // would wait for a reader
+		return 0, nil
+	case !w.bodyAllowed():
+		return 0, http.ErrBodyNotAllowed
+	case w.length >= 0 && w.written+int64(len(b)) > w.length:
+		return 0, http.ErrContentLength
+	}
+	n, err := w.body.Write(b)
+	w.written += int64(n)
+	return n, err
+}
+
+// Flush implements http.Flusher: it sends the header. Bytes of the body are
+// never held back.
+func (w *pipeWriter) Flush() { w.WriteHeader(http.StatusOK) }
+
+// answerBody tells the server that the client is done with the answer.
+type answerBody struct {
 	*io.PipeReader
 	done func()
 }
 
-func (b *pipeBody) Close() error {
-	defer b.done()
-	return b.PipeReader.Close()
+func (b *answerBody) Close() error {
+	err := b.PipeReader.Close()
+	b.done()
+	return err
 }
 
-// pipeWriter is an http.ResponseWriter whose body can be read while it is
-// written. The handler's goroutine alone uses it until started is closed.
-type pipeWriter struct {
-	header  http.Header
-	status  int
-	reset   bool // the connection was cut before anything was written
-	body    *io.PipeWriter
-	started chan struct{} // closed with the status line
-	once    sync.Once
+// gzipBody decompresses from the first read on.
+type gzipBody struct {
+	body   io.ReadCloser
+	reader *gzip.Reader
+	err    error // of opening reader
 }
 
-func (w *pipeWriter) Header() http.Header { return w.header }
-
-func (w *pipeWriter) WriteHeader(status int) { w.start(status) }
-
-func (w *pipeWriter) start(status int) {
-	w.once.Do(func() {
-		w.status = status
-		close(w.started)
-	})
-}
-
-func (w *pipeWriter) Write(b []byte) (int, error) {
-	w.start(http.StatusOK)
-	return w.body.Write(b)
-}
-
-// Flush implements http.Flusher; writes are never held back.
-func (w *pipeWriter) Flush() {}
-
-// cut ends the answer after a panic, which http.ErrAbortHandler does on
-// purpose.
-func (w *pipeWriter) cut(p any) {
-	cause := io.ErrUnexpectedEOF
-	if err, ok := p.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
-		cause = fmt.Errorf("sessiontest: panic: %v", p)
+func (b *gzipBody) Read(p []byte) (int, error) {
+	if b.reader == nil && b.err == nil {
+		b.reader, b.err = gzip.NewReader(b.body)
 	}
-	w.once.Do(func() {
-		w.reset = true
-		close(w.started)
-	})
-	_ = w.body.CloseWithError(cause)
+	if b.err != nil {
+		return 0, b.err
+	}
+	return b.reader.Read(p)
 }
+
+func (b *gzipBody) Close() error { return b.body.Close() }

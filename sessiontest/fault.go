@@ -4,15 +4,22 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
 // Fault is served instead of the server's answer. It may call answer to have
-// the server do its work.
+// the server do its work. A fault that does not call it changes nothing at the
+// server, and counts towards no rate limit.
+//
+// The context of r ends when the client gives up or the server is closed: a
+// fault that waits must wait for it too. To cut the connection a fault panics
+// with http.ErrAbortHandler.
 type Fault func(w http.ResponseWriter, r *http.Request, answer http.HandlerFunc)
 
 type injected struct {
@@ -24,20 +31,30 @@ type injected struct {
 // Inject serves fault to the next calls of a kind; with negative times, until
 // ClearFaults. Faults of a kind are served in the order of injection.
 func (s *AuthServer) Inject(op Op, times int, fault Fault) {
+	if times == 0 {
+		return
+	}
 	s.set(func() { s.faults = append(s.faults, injected{op, times, fault}) })
 }
 
-// ClearFaults ends all faults.
+// ClearFaults ends all faults. Calls that a fault holds already stay with it.
 func (s *AuthServer) ClearFaults() { s.set(func() { s.faults = nil }) }
 
-// fault takes the next fault for a call. It is called with s.mu held.
-func (s *AuthServer) fault(op Op) Fault {
+// nextFault takes the next fault for a call, or nil. It is called with s.mu
+// held.
+func (s *AuthServer) nextFault(op Op) Fault {
 	for i := range s.faults {
 		f := &s.faults[i]
-		if (f.op == op || f.op == Any) && f.times != 0 {
-			f.times--
-			return f.fault
+		if f.op != op && f.op != Any {
+			continue
 		}
+		fault := f.fault
+		if f.times > 0 {
+			if f.times--; f.times == 0 {
+				s.faults = slices.Delete(s.faults, i, i+1)
+			}
+		}
+		return fault
 	}
 	return nil
 }
@@ -49,14 +66,17 @@ func Status(status int, message any, headers ...string) Fault {
 		for i := 0; i+1 < len(headers); i += 2 {
 			w.Header().Set(headers[i], headers[i+1])
 		}
-		writeJSON(w, status, map[string]any{"statusCode": status, "message": message, "path": r.URL.RequestURI()})
+		writeJSON(w, status, newErrorAnswer(status, message, time.Now(), r))
 	}
 }
 
-// Raw answers with a status, a content type and a body as given.
+// Raw answers with a status, a content type and a body as given. Raw(204, "", "")
+// is an empty answer.
 func Raw(status int, contentType, body string) Fault {
 	return func(w http.ResponseWriter, _ *http.Request, _ http.HandlerFunc) {
-		w.Header().Set("Content-Type", contentType)
+		if contentType != "" {
+			w.Header().Set("Content-Type", contentType)
+		}
 		w.WriteHeader(status)
 		_, _ = io.WriteString(w, body)
 	}
@@ -80,7 +100,7 @@ func Redirect(status int, location string) Fault {
 	}
 }
 
-// Delay answers late.
+// Delay answers late. Until then the server does nothing.
 func Delay(d time.Duration) Fault {
 	return func(w http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
 		late := time.NewTimer(d)
@@ -89,6 +109,7 @@ func Delay(d time.Duration) Fault {
 		case <-late.C:
 			answer(w, r)
 		case <-r.Context().Done():
+			panic(http.ErrAbortHandler)
 		}
 	}
 }
@@ -96,15 +117,14 @@ func Delay(d time.Duration) Fault {
 // Hang does not answer until the client gives up or the server is closed.
 func (s *AuthServer) Hang() Fault {
 	return func(_ http.ResponseWriter, r *http.Request, _ http.HandlerFunc) {
-		select {
-		case <-r.Context().Done():
-		case <-s.done:
-		}
+		<-r.Context().Done()
 		panic(http.ErrAbortHandler)
 	}
 }
 
-// Reset cuts the connection without an answer.
+// Reset cuts the connection without an answer. Over the network, http.Transport
+// silently repeats a GET that meets this on a connection it has used before:
+// such a client takes two faults.
 func Reset() Fault {
 	return func(http.ResponseWriter, *http.Request, http.HandlerFunc) { panic(http.ErrAbortHandler) }
 }
@@ -112,44 +132,51 @@ func Reset() Fault {
 // LoseAnswer lets the server do its work and then cuts the connection.
 func LoseAnswer() Fault {
 	return func(_ http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
-		answer(httptest.NewRecorder(), r)
+		record(r, answer)
 		panic(http.ErrAbortHandler)
 	}
 }
 
-// CutBody cuts the connection after n bytes of the answer's body.
+// CutBody lets the server do its work and cuts the connection after n bytes of
+// the answer's body, of which more were promised.
 func CutBody(n int) Fault {
 	return func(w http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
 		whole := record(r, answer)
-		w.Header().Set("Content-Type", "application/json; charset=utf-8")
-		w.Header().Set("Content-Length", strconv.Itoa(len(whole)))
-		_, _ = io.WriteString(w, whole[:min(n, len(whole))])
+		whole.sendHeader(w, max(len(whole.body), n+1))
+		_, _ = io.WriteString(w, whole.first(n))
 		flush(w)
 		panic(http.ErrAbortHandler)
 	}
 }
 
-// TruncateJSON answers with the first n bytes as if they were all.
+// TruncateJSON lets the server do its work and answers 200 with the first n
+// bytes of the answer's body, as if they were all.
 func TruncateJSON(n int) Fault {
 	return func(w http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
 		whole := record(r, answer)
-		Raw(http.StatusOK, "application/json", whole[:min(n, len(whole))])(w, r, answer)
+		part := whole.first(n)
+		whole.status = http.StatusOK
+		whole.sendHeader(w, len(part))
+		_, _ = io.WriteString(w, part)
 	}
 }
 
-// Trickle answers byte by byte, one each interval.
+// Trickle sends the answer's header at once, and then its body byte by byte, one
+// each interval.
 func Trickle(interval time.Duration) Fault {
 	return func(w http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
 		whole := record(r, answer)
+		whole.sendHeader(w, len(whole.body))
+		flush(w)
 		tick := time.NewTicker(interval)
 		defer tick.Stop()
-		for i := range len(whole) {
+		for i := range len(whole.body) {
 			select {
 			case <-tick.C:
 			case <-r.Context().Done():
-				return
+				panic(http.ErrAbortHandler)
 			}
-			if _, err := io.WriteString(w, whole[i:i+1]); err != nil {
+			if _, err := io.WriteString(w, whole.body[i:i+1]); err != nil {
 				return
 			}
 			flush(w)
@@ -165,7 +192,8 @@ func Oversize(n int64) Fault {
 	}
 }
 
-// GzipBomb answers 200 with n bytes of valid JSON, compressed.
+// GzipBomb answers 200 with n bytes of valid JSON, compressed to about a
+// thousandth, whether or not the client accepts that.
 func GzipBomb(n int64) Fault {
 	return func(w http.ResponseWriter, _ *http.Request, _ http.HandlerFunc) {
 		w.Header().Set("Content-Type", "application/json")
@@ -176,39 +204,60 @@ func GzipBomb(n int64) Fault {
 	}
 }
 
-// writeLong ends early when the client is gone.
+// writeLong writes n bytes of JSON. It ends early when the client is gone.
 func writeLong(w io.Writer, n int64) {
+	const before, after = `{"token":"`, `"}`
 	chunk := strings.Repeat("a", 64<<10)
-	_, err := io.WriteString(w, `{"token":"`)
-	for ; n > 0 && err == nil; n -= int64(len(chunk)) {
+	_, err := io.WriteString(w, before)
+	for n -= int64(len(before + after)); n > 0 && err == nil; n -= int64(len(chunk)) {
 		_, err = io.WriteString(w, chunk[:min(n, int64(len(chunk)))])
 	}
-	_, _ = io.WriteString(w, `"}`)
-}
-
-func record(r *http.Request, answer http.HandlerFunc) string {
-	recorder := httptest.NewRecorder()
-	answer(recorder, r)
-	return recorder.Body.String()
-}
-
-func flush(w http.ResponseWriter) {
-	if f, ok := w.(http.Flusher); ok {
-		f.Flush()
-	}
+	_, _ = io.WriteString(w, after)
 }
 
 // Without answers as the server does, less the named fields: for answers of
 // other deployments.
 func Without(fields ...string) Fault {
 	return func(w http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
+		whole := record(r, answer)
 		var body map[string]any
-		if err := json.Unmarshal([]byte(record(r, answer)), &body); err != nil {
+		if err := json.Unmarshal([]byte(whole.body), &body); err != nil {
 			panic(err)
 		}
 		for _, field := range fields {
 			delete(body, field)
 		}
-		writeJSON(w, http.StatusOK, body)
+		less := string(encodeJSON(body))
+		whole.sendHeader(w, len(less))
+		_, _ = io.WriteString(w, less)
+	}
+}
+
+// recorded is the server's answer, held back.
+type recorded struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func record(r *http.Request, answer http.HandlerFunc) recorded {
+	recorder := httptest.NewRecorder()
+	answer(recorder, r)
+	return recorded{recorder.Code, recorder.Header(), recorder.Body.String()}
+}
+
+// sendHeader sends the recorded status and header, with another length.
+func (a recorded) sendHeader(w http.ResponseWriter, length int) {
+	maps.Copy(w.Header(), a.header)
+	w.Header().Set("Content-Length", strconv.Itoa(length))
+	w.WriteHeader(a.status)
+}
+
+// first returns the first n bytes of the body.
+func (a recorded) first(n int) string { return a.body[:max(0, min(n, len(a.body)))] }
+
+func flush(w http.ResponseWriter) {
+	if f, ok := w.(http.Flusher); ok {
+		f.Flush()
 	}
 }

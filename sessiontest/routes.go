@@ -1,20 +1,16 @@
 package sessiontest
 
 import (
-	"bytes"
+	"context"
 	"crypto/rand"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Op is a kind of call.
@@ -34,40 +30,34 @@ const (
 	Other      Op = "other" // a route that does not exist
 )
 
-const maxBody = 100 << 10 // the server's body parser refuses more, with a 500
-
-// refusal is an error answer. message is a string or a list of strings.
-type refusal struct {
-	status  int
-	message any
-	header  http.Header
-}
-
-func refuse(status int, message any) *refusal { return &refusal{status: status, message: message} }
-
-var (
-	errNoDatabase = refuse(http.StatusInternalServerError, "connect ECONNREFUSED 127.0.0.1:5432")
-	errNoLink     = refuse(http.StatusNotFound, "No link found for this Matrix user")
-	errNoKey      = refuse(http.StatusUnauthorized, "Valid service key required")
-	errNotSigned  = refuse(http.StatusInternalServerError, "Failed to generate access token")
+const (
+	maxBody  = 100 << 10 // the server's body parser refuses more, with a 500
+	maxDrain = 16 << 20
 )
 
 // ServeHTTP implements http.Handler.
 func (s *AuthServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	op, id := s.route(r)
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
+	r = r.WithContext(ctx)
+
+	body, err := readBody(r)
 	if err != nil {
-		return // the client is gone
+		panic(http.ErrAbortHandler) // the client is gone
 	}
+	if s.ctx.Err() != nil {
+		panic(http.ErrAbortHandler)
+	}
+	op, id := s.route(r)
 	s.mu.Lock()
-	s.requests = append(s.requests, Request{op, r.Method, r.URL.EscapedPath(), r.Header.Clone(), body})
-	fault := s.fault(op)
+	s.requests = append(s.requests, Request{op, r.Method, r.Host, r.URL.EscapedPath(), r.Header.Clone(), body})
+	fault := s.nextFault(op)
 	s.mu.Unlock()
 
 	answer := func(w http.ResponseWriter, r *http.Request) {
 		// No lock is held while writing to a client that may be slow.
-		status, value, header := s.answer(op, id, body, r)
-		maps.Copy(w.Header(), header)
+		status, value := s.answer(w.Header(), op, id, body, r)
 		writeJSON(w, status, value)
 	}
 	if fault != nil {
@@ -77,18 +67,20 @@ func (s *AuthServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer(w, r)
 }
 
-func writeJSON(w http.ResponseWriter, status int, value any) {
-	body, err := json.Marshal(value)
-	if err != nil {
-		panic(err)
+// readBody returns what the server reads of a body. The rest is read too, for a
+// client that is still sending gets no answer but a reset.
+func readBody(r *http.Request) ([]byte, error) {
+	if r.Body == nil {
+		return nil, nil
 	}
-	w.Header().Set("Content-Type", "application/json; charset=utf-8")
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(status)
-	_, _ = w.Write(body)
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	if err == nil {
+		_, err = io.Copy(io.Discard, io.LimitReader(r.Body, maxDrain))
+	}
+	return body, err
 }
 
-// route tells the kind of a call, and the ID in its path as the server reads it.
+// route tells the kind of a call, and the ID in its path as it was sent.
 func (s *AuthServer) route(r *http.Request) (Op, string) {
 	path := r.URL.EscapedPath()
 	switch r.Method + " " + path {
@@ -123,32 +115,28 @@ func (s *AuthServer) route(r *http.Request) (Op, string) {
 	return Other, ""
 }
 
-// answer works out the answer to a call.
-func (s *AuthServer) answer(op Op, id string, body []byte, r *http.Request) (int, any, http.Header) {
+// answer works out the answer to a call, and adds to its header.
+func (s *AuthServer) answer(header http.Header, op Op, id string, body []byte, r *http.Request) (int, any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	header := http.Header{}
-	value, bad := s.limited(op, r, header)
+	value, bad := any(nil), s.limited(header, op, r)
 	if bad == nil {
 		value, bad = s.handle(op, id, body, r)
 	}
-	if bad == nil {
-		if created, ok := value.(creation); ok {
-			return http.StatusCreated, created, header
+	switch {
+	case bad != nil:
+		if bad.retryAfter != "" {
+			header.Set("Retry-After", bad.retryAfter)
 		}
-		return http.StatusOK, value, header
+		return bad.status, newErrorAnswer(bad.status, bad.message, s.now(), r)
+	case op == LinkCreate:
+		return http.StatusCreated, value
+	default:
+		return http.StatusOK, value
 	}
-	maps.Copy(header, bad.header)
-	return bad.status, map[string]any{
-		"statusCode": bad.status,
-		"message":    bad.message,
-		"timestamp":  time.Now().UTC().Format("2006-01-02T15:04:05.000Z"),
-		"path":       r.URL.RequestURI(),
-	}, header
 }
 
-// creation is an answer with status 201.
-type creation map[string]any
+const refreshPerMinute = 100
 
 // window counts the calls of a client address within a minute.
 type window struct {
@@ -156,10 +144,17 @@ type window struct {
 	calls int
 }
 
-func (s *AuthServer) limited(op Op, r *http.Request, header http.Header) (any, *refusal) {
-	limit := map[Op]int{Login: s.loginLimit, Refresh: refreshPerMinute}[op]
-	if limit == 0 {
-		return nil, nil
+// limited counts a call and refuses it beyond the limit of its kind.
+func (s *AuthServer) limited(header http.Header, op Op, r *http.Request) *refusal {
+	limit := 0
+	switch op {
+	case Login:
+		limit = s.loginLimit
+	case Refresh:
+		limit = refreshPerMinute
+	}
+	if limit <= 0 {
+		return nil
 	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
@@ -177,14 +172,15 @@ func (s *AuthServer) limited(op Op, r *http.Request, header http.Header) (any, *
 	header.Set("X-RateLimit-Remaining", strconv.Itoa(max(0, limit-win.calls)))
 	header.Set("X-RateLimit-Reset", strconv.Itoa(int(reset)))
 	if win.calls > limit {
-		return nil, &refusal{http.StatusTooManyRequests, "ThrottlerException: Too Many Requests", http.Header{"Retry-After": {"60"}}}
+		return errTooMany
 	}
-	return nil, nil
+	return nil
 }
 
+// handle is called with s.mu held, and so are the handlers below.
 func (s *AuthServer) handle(op Op, id string, body []byte, r *http.Request) (any, *refusal) {
 	if len(body) > maxBody {
-		return nil, refuse(http.StatusInternalServerError, "request entity too large")
+		return nil, errTooLarge
 	}
 	switch op {
 	case Login:
@@ -193,9 +189,9 @@ func (s *AuthServer) handle(op Op, id string, body []byte, r *http.Request) (any
 		return s.spend(body)
 	case Logout: // revokes nothing
 		if s.verify(bearer(r)) == nil {
-			return nil, refuse(http.StatusUnauthorized, "Unauthorized")
+			return nil, errUnauthorized
 		}
-		return map[string]any{"success": true, "message": "Logged out"}, nil
+		return doneAnswer{true, "Logged out"}, nil
 	case Keys:
 		return s.keySet(), nil
 	case LinkFetch:
@@ -211,13 +207,7 @@ func (s *AuthServer) handle(op Op, id string, body []byte, r *http.Request) (any
 }
 
 func (s *AuthServer) login(body []byte) (any, *refusal) {
-	fields, bad := parse(body, []string{"email", "password"}, func(name, value string) string {
-		_, domain, at := strings.Cut(value, "@")
-		if name == "email" && (!at || !strings.Contains(domain, ".") || strings.ContainsAny(value, " \t")) {
-			return "email must be an email"
-		}
-		return ""
-	})
+	fields, bad := parseFields(body, "email", "password")
 	if bad != nil {
 		return nil, bad
 	}
@@ -231,28 +221,30 @@ func (s *AuthServer) login(body []byte) (any, *refusal) {
 	case u.unverified:
 		return nil, refuse(http.StatusInternalServerError, "Email not verified")
 	}
-	sid := rand.Text()
-	answer := s.tokens(u, sid)
+	answer := s.tokens(u, rand.Text())
 	if s.noSigning {
-		answer["accessToken"] = opaque(32)
+		answer.AccessToken = opaque(32)
 	}
 	return answer, nil
 }
 
-// tokens is the answer to a login, and all but one field of that to a refresh.
-func (s *AuthServer) tokens(u *user, sid string) map[string]any {
+const refreshTokenTTL = 7 * 24 * time.Hour
+
+// tokens mints an access token and a refresh token.
+func (s *AuthServer) tokens(u *user, sid string) tokensAnswer {
 	token := opaque(64)
-	s.refresh[token] = grant{u.ID, sid, time.Now().Add(refreshTokenTTL)}
-	return map[string]any{
-		"user":         map[string]any{"id": u.ID, "email": u.Email, "name": strings.Split(u.Email, "@")[0]},
-		"accessToken":  s.mint(u, sid),
-		"refreshToken": token,
-		"expiresIn":    int(s.tokenTTL.Seconds()),
+	s.refresh[token] = grant{u.ID, sid, s.now().Add(refreshTokenTTL)}
+	name, _, _ := strings.Cut(u.Email, "@")
+	return tokensAnswer{
+		User:         accountAnswer{u.ID, u.Email, name},
+		AccessToken:  s.mint(u, sid),
+		RefreshToken: token,
+		ExpiresIn:    int(s.tokenTTL.Seconds()),
 	}
 }
 
 func (s *AuthServer) spend(body []byte) (any, *refusal) {
-	fields, bad := parse(body, []string{"refreshToken"}, nil)
+	fields, bad := parseFields(body, "refreshToken")
 	if bad != nil {
 		return nil, bad
 	}
@@ -261,7 +253,7 @@ func (s *AuthServer) spend(body []byte) (any, *refusal) {
 	}
 	g, ok := s.refresh[fields["refreshToken"]]
 	u := s.userByID(g.userID)
-	if !ok || u == nil || time.Now().After(g.expires) {
+	if !ok || u == nil || !s.now().Before(g.expires) {
 		return nil, refuse(http.StatusUnauthorized, "Invalid refresh token")
 	}
 	if s.noSigning {
@@ -269,155 +261,112 @@ func (s *AuthServer) spend(body []byte) (any, *refusal) {
 	}
 	delete(s.refresh, fields["refreshToken"])
 	answer := s.tokens(u, g.sid)
-	answer["tokenType"] = "Bearer"
+	answer.TokenType = "Bearer"
 	return answer, nil
 }
 
-func (s *AuthServer) keySet() any {
+func (s *AuthServer) keySet() keysAnswer {
 	keys := []jwk{}
 	if !s.noDatabase { // without it the server has no keys, and says so with a 200
 		for _, k := range s.keys {
-			keys = append(keys, k.public())
+			keys = append(keys, k.jwk())
 		}
 	}
-	return map[string]any{"keys": keys}
+	return keysAnswer{keys}
 }
 
-func (s *AuthServer) linkFetch(id string, r *http.Request) (any, *refusal) {
-	if !s.keyed(r) {
+func (s *AuthServer) linkFetch(sent string, r *http.Request) (any, *refusal) {
+	if !s.hasKey(r) {
 		return nil, errNoKey
 	}
-	id, bad := s.decodeID(id)
+	id, bad := s.matrixUserID(sent)
 	if bad != nil {
 		return nil, bad
-	}
-	if s.noDatabase {
-		return nil, errNoDatabase
 	}
 	u := s.userByID(s.links[id])
 	if u == nil || s.noSigning {
 		return nil, errNoLink
 	}
-	return map[string]any{"token": s.mint(u, u.sid), "email": u.Email}, nil
+	return linkAnswer{s.mint(u, u.sid), u.Email}, nil
 }
 
-func (s *AuthServer) linkCheck(id string, r *http.Request) (any, *refusal) {
-	if !s.keyed(r) {
+func (s *AuthServer) linkCheck(sent string, r *http.Request) (any, *refusal) {
+	if !s.hasKey(r) {
 		return nil, errNoKey
 	}
-	id, bad := s.decodeID(id)
+	id, bad := s.matrixUserID(sent)
 	if bad != nil {
 		return nil, bad
 	}
-	if s.noDatabase {
-		return nil, errNoDatabase
-	}
 	_, linked := s.links[id]
-	return map[string]any{"linked": linked}, nil
+	return checkAnswer{linked}, nil
 }
 
 func (s *AuthServer) linkCreate(body []byte, r *http.Request) (any, *refusal) {
 	u := s.verify(bearer(r))
-	if u == nil {
-		return nil, refuse(http.StatusUnauthorized, "Unauthorized")
-	}
-	fields, bad := parse(body, []string{"matrixUserId", "email"}, nil)
 	switch {
-	case bad != nil && s.corrected:
-		return nil, bad
-	case !s.corrected:
+	case u == nil:
+		return nil, errUnauthorized
+	case !s.corrected: // its list of permitted fields is empty
 		return nil, refuse(http.StatusBadRequest, []string{"property matrixUserId should not exist", "property email should not exist"})
-	case s.noDatabase:
-		return nil, errNoDatabase
 	}
-	s.links[fields["matrixUserId"]] = u.ID
-	return creation{"success": true, "message": "Matrix user linked"}, nil
-}
-
-func (s *AuthServer) linkRemove(id string, r *http.Request) (any, *refusal) {
-	u := s.verify(bearer(r))
-	if !s.keyed(r) && u == nil {
-		return nil, refuse(http.StatusUnauthorized, "Unauthorized")
-	}
-	id, bad := s.decodeID(id)
+	fields, bad := parseFields(body, "matrixUserId", "email")
 	if bad != nil {
 		return nil, bad
 	}
 	if s.noDatabase {
 		return nil, errNoDatabase
 	}
+	s.links[fields["matrixUserId"]] = u.ID
+	return doneAnswer{true, "Matrix user linked"}, nil
+}
+
+func (s *AuthServer) linkRemove(sent string, r *http.Request) (any, *refusal) {
+	u := s.verify(bearer(r))
+	if !s.hasKey(r) && u == nil {
+		return nil, errUnauthorized
+	}
+	id, bad := s.matrixUserID(sent)
+	if bad != nil {
+		return nil, bad
+	}
 	owner, linked := s.links[id]
-	if !linked || !s.keyed(r) && owner != u.ID {
+	if !linked || !s.hasKey(r) && owner != u.ID {
 		return nil, errNoLink
 	}
 	delete(s.links, id)
-	return map[string]any{"success": true, "message": "Link removed"}, nil
+	return doneAnswer{true, "Link removed"}, nil
 }
 
-func (s *AuthServer) keyed(r *http.Request) bool {
-	return r.Header.Get("X-Service-Key") == s.serviceKey
+func (s *AuthServer) hasKey(r *http.Request) bool {
+	return s.serviceKey != "" && r.Header.Get("X-Service-Key") == s.serviceKey
 }
 
-// decodeID decodes twice, as the recorded deployment does.
-func (s *AuthServer) decodeID(id string) (string, *refusal) {
+// matrixUserID decodes the ID in a path, twice as the recorded deployment does,
+// and then needs the database, as all calls with an ID do.
+func (s *AuthServer) matrixUserID(sent string) (string, *refusal) {
 	times := 2
 	if s.corrected {
 		times = 1
 	}
+	id := sent
 	for range times {
 		decoded, err := url.PathUnescape(id)
-		if err != nil {
-			return "", refuse(http.StatusInternalServerError, "URI malformed")
+		if err != nil || !utf8.ValidString(decoded) {
+			return "", errMalformedURI
 		}
 		id = decoded
+	}
+	if s.noDatabase {
+		return "", errNoDatabase
 	}
 	return id, nil
 }
 
 func bearer(r *http.Request) string {
-	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		return ""
+	}
 	return token
-}
-
-// parse validates a body of string fields as the server does: unknown fields
-// are refused, and all complaints come in one list.
-func parse(body []byte, names []string, check func(name, value string) string) (map[string]string, *refusal) {
-	var raw map[string]any
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	if err := decoder.Decode(&raw); err != nil && !errors.Is(err, io.EOF) {
-		return nil, refuse(http.StatusBadRequest, "Expected property name or '}' in JSON at position 1")
-	}
-	var complaints []string
-	for _, name := range slices.Sorted(maps.Keys(raw)) {
-		if !slices.Contains(names, name) {
-			complaints = append(complaints, fmt.Sprintf("property %s should not exist", name))
-		}
-	}
-	fields := make(map[string]string)
-	for _, name := range names {
-		value, ok := raw[name].(string)
-		if check != nil {
-			if complaint := check(name, value); complaint != "" {
-				complaints = append(complaints, complaint)
-				continue
-			}
-		}
-		if !ok {
-			complaints = append(complaints, name+" must be a string")
-		}
-		fields[name] = value
-	}
-	if complaints != nil {
-		return nil, refuse(http.StatusBadRequest, complaints)
-	}
-	return fields, nil
-}
-
-// opaque returns n characters that mean nothing.
-func opaque(n int) string {
-	s := ""
-	for len(s) < n {
-		s += rand.Text()
-	}
-	return s[:n]
 }

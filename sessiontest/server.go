@@ -13,15 +13,20 @@
 //
 //	auth := sessiontest.New()
 //	svc, err := session.New(session.WithAuthURL(auth.URL), session.WithHTTPClient(auth.Client()))
+//
+// Faults are injected by kind of call. This one loses the answer to the next
+// refresh, though the server has spent the refresh token:
+//
+//	auth.Inject(sessiontest.Refresh, 1, sessiontest.LoseAnswer())
 package sessiontest
 
 import (
-	"crypto/ed25519"
-	"crypto/rand"
+	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -34,11 +39,6 @@ const DefaultServiceKey = "service-key-for-tests"
 // otherwise: doubled, as the server is deployed.
 const DefaultLinkPath = "/api/v1/api/v1/auth"
 
-const (
-	refreshTokenTTL  = 7 * 24 * time.Hour
-	refreshPerMinute = 100
-)
-
 // AuthServer answers like the deployed auth server. It is an http.Handler, and
 // safe for concurrent use.
 type AuthServer struct {
@@ -47,10 +47,12 @@ type AuthServer struct {
 
 	linkPath  string
 	corrected bool
-	server    *http.Server
-	done      chan struct{} // closed by Close; ends calls that hang
+	ctx       context.Context // of the server's life: calls in flight end with it
+	stop      context.CancelFunc
 
-	mu         sync.Mutex // guards what follows
+	mu         sync.Mutex    // guards what follows
+	server     *http.Server  // nil until Start
+	served     chan struct{} // closed when the goroutine of Start has ended
 	tokenTTL   time.Duration
 	skew       time.Duration
 	serviceKey string
@@ -64,31 +66,6 @@ type AuthServer struct {
 	loginLimit int
 	faults     []injected
 	requests   []Request
-}
-
-// User is an account.
-type User struct {
-	ID    string
-	Email string
-}
-
-type user struct {
-	User
-	password   string
-	unverified bool
-	deleted    bool
-	sid        string // of the session behind link fetches
-}
-
-type grant struct {
-	userID  string
-	sid     string
-	expires time.Time
-}
-
-type signingKey struct {
-	id      string
-	private ed25519.PrivateKey
 }
 
 // Option configures an AuthServer.
@@ -109,8 +86,8 @@ func WithLinkPath(path string) Option {
 	return func(s *AuthServer) { s.linkPath = path }
 }
 
-// WithLoginLimit sets how many logins a minute a client address has; default
-// 10, as deployed; 0 is no limit.
+// WithLoginLimit sets how many logins a minute a client address has, failed
+// ones included; default 10, as deployed; 0 is no limit.
 func WithLoginLimit(n int) Option {
 	return func(s *AuthServer) { s.loginLimit = n }
 }
@@ -127,7 +104,6 @@ func New(opts ...Option) *AuthServer {
 	s := &AuthServer{
 		URL:        "http://auth.test",
 		linkPath:   DefaultLinkPath,
-		done:       make(chan struct{}),
 		tokenTTL:   15 * time.Minute,
 		serviceKey: DefaultServiceKey,
 		users:      make(map[string]*user),
@@ -136,6 +112,8 @@ func New(opts ...Option) *AuthServer {
 		limits:     make(map[string]*window),
 		loginLimit: 10,
 	}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.ctx.Done() // makes the channel here, not in the synctest bubble of the first call
 	for _, opt := range opts {
 		opt(s)
 	}
@@ -155,99 +133,42 @@ func NewAuthServer(tb testing.TB, opts ...Option) *AuthServer {
 	return s
 }
 
-// Start listens on a loopback port and sets URL.
+// Start listens on a loopback port and sets URL. It can be called once, and
+// not after Close.
 func (s *AuthServer) Start() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.server != nil || s.ctx.Err() != nil {
+		return errors.New("sessiontest: server already started or closed")
+	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return fmt.Errorf("sessiontest: %w", err)
 	}
 	s.URL = "http://" + listener.Addr().String()
+	s.served = make(chan struct{})
 	s.server = &http.Server{
 		Handler:           s,
 		IdleTimeout:       5 * time.Second, // as deployed
 		ReadHeaderTimeout: 5 * time.Second,
 	}
-	go func() { _ = s.server.Serve(listener) }()
+	go func() {
+		defer close(s.served)
+		_ = s.server.Serve(listener)
+	}()
 	return nil
 }
 
-// Close ends calls that hang and stops listening.
+// Close cuts calls in flight and stops listening. Later calls find nobody
+// there, those of Client included.
 func (s *AuthServer) Close() {
+	s.stop()
 	s.mu.Lock()
-	select {
-	case <-s.done:
-	default:
-		close(s.done)
-	}
+	server, served := s.server, s.served
 	s.mu.Unlock()
-	if s.server != nil {
-		_ = s.server.Close()
-	}
-}
-
-// AddUser creates an account with a confirmed e-mail address.
-func (s *AuthServer) AddUser(email, password string) User {
-	return s.addUser(email, password, false)
-}
-
-// AddUnverifiedUser creates an account whose e-mail is not confirmed yet.
-func (s *AuthServer) AddUnverifiedUser(email, password string) User {
-	return s.addUser(email, password, true)
-}
-
-func (s *AuthServer) addUser(email, password string, unverified bool) User {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	u := &user{User: User{ID: rand.Text(), Email: email}, password: password, unverified: unverified, sid: rand.Text()}
-	s.users[strings.ToLower(email)] = u
-	return u.User
-}
-
-// DeleteUser deletes an account. Its links stay, as they do on the server.
-func (s *AuthServer) DeleteUser(email string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if u := s.users[strings.ToLower(email)]; u != nil {
-		u.deleted = true
-	}
-}
-
-// Link links a Matrix user to an account, as signing in to Matrix through the
-// identity provider does. It panics if there is no such account.
-func (s *AuthServer) Link(matrixUserID, email string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	u := s.users[strings.ToLower(email)]
-	if u == nil {
-		panic("sessiontest: Link: no account with e-mail " + email)
-	}
-	s.links[matrixUserID] = u.ID
-}
-
-// Unlink removes a Matrix user's link.
-func (s *AuthServer) Unlink(matrixUserID string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.links, matrixUserID)
-}
-
-// Linked reports whether a Matrix user has a link.
-func (s *AuthServer) Linked(matrixUserID string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, ok := s.links[matrixUserID]
-	return ok
-}
-
-// RevokeRefreshTokens makes all refresh tokens of an account unusable.
-func (s *AuthServer) RevokeRefreshTokens(email string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	u := s.users[strings.ToLower(email)]
-	for token, g := range s.refresh {
-		if u != nil && g.userID == u.ID {
-			delete(s.refresh, token)
-		}
+	if server != nil {
+		_ = server.Close()
+		<-served
 	}
 }
 
@@ -257,14 +178,16 @@ func (s *AuthServer) SetTokenTTL(ttl time.Duration) { s.set(func() { s.tokenTTL 
 // SetServiceKey changes the service key.
 func (s *AuthServer) SetServiceKey(key string) { s.set(func() { s.serviceKey = key }) }
 
-// SetClockSkew sets the server's clock ahead of ours, or behind.
+// SetClockSkew sets the server's clock ahead of ours, or behind if negative.
 func (s *AuthServer) SetClockSkew(d time.Duration) { s.set(func() { s.skew = d }) }
 
 // BreakSigning makes the server unable to sign: logins answer with an opaque
-// token, refreshes with 500, link fetches as if there were no link.
+// token, refreshes with 500, link fetches as if there were no link, while link
+// checks still tell that there is one.
 func (s *AuthServer) BreakSigning(broken bool) { s.set(func() { s.noSigning = broken }) }
 
-// BreakDatabase makes the server answer as it does without its database.
+// BreakDatabase makes the server answer as it does without its database: 500,
+// and an empty key set with 200.
 func (s *AuthServer) BreakDatabase(broken bool) { s.set(func() { s.noDatabase = broken }) }
 
 func (s *AuthServer) set(f func()) {
@@ -277,23 +200,31 @@ func (s *AuthServer) set(f func()) {
 type Request struct {
 	Op     Op
 	Method string
+	Host   string // the host that the client addressed
 	Path   string // as sent, escaped
 	Header http.Header
-	Body   []byte
+	Body   []byte // at most 100 KiB and a byte, which is all that the server reads
 }
 
-// Requests returns the calls the server got, oldest first.
+// Requests returns copies of the calls the server got, oldest first.
 func (s *AuthServer) Requests() []Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return append([]Request(nil), s.requests...)
+	copies := append([]Request(nil), s.requests...)
+	for i := range copies {
+		copies[i].Header = copies[i].Header.Clone()
+		copies[i].Body = bytes.Clone(copies[i].Body)
+	}
+	return copies
 }
 
 // Calls returns how many calls of a kind the server got; Any counts all.
 func (s *AuthServer) Calls(op Op) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	n := 0
-	for _, r := range s.Requests() {
-		if op == Any || r.Op == op {
+	for i := range s.requests {
+		if op == Any || s.requests[i].Op == op {
 			n++
 		}
 	}
@@ -302,3 +233,6 @@ func (s *AuthServer) Calls(op Op) int {
 
 // ResetCalls forgets the calls so far.
 func (s *AuthServer) ResetCalls() { s.set(func() { s.requests = nil }) }
+
+// now is the server's clock. It is called with s.mu held.
+func (s *AuthServer) now() time.Time { return time.Now().Add(s.skew) }

@@ -22,6 +22,13 @@ type claims struct {
 
 var encoding = base64.RawURLEncoding
 
+type signingKey struct {
+	id      string
+	private ed25519.PrivateKey
+}
+
+func (k signingKey) public() ed25519.PublicKey { return k.private.Public().(ed25519.PublicKey) }
+
 // RotateSigningKey makes the server sign with a new key. The old ones stay in
 // its key set.
 func (s *AuthServer) RotateSigningKey() {
@@ -34,44 +41,48 @@ func (s *AuthServer) RotateSigningKey() {
 	s.keys = append(s.keys, signingKey{rand.Text(), private})
 }
 
+// PublicKey returns the key that verifies the tokens signed from now on.
+func (s *AuthServer) PublicKey() ed25519.PublicKey {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.keys[len(s.keys)-1].public()
+}
+
 // MintToken returns a signed token of an account that runs out at expires. It
 // panics if there is no such account.
 func (s *AuthServer) MintToken(email string, expires time.Time) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	u := s.users[strings.ToLower(email)]
-	if u == nil {
-		panic("sessiontest: MintToken: no account with e-mail " + email)
-	}
+	u := s.mustUser("MintToken", email)
 	return s.sign(s.claims(u, u.sid, expires))
 }
 
-// Sign returns a token with the given claims, signed with the server's key.
+// Sign returns a token with the given claims, signed with the server's key. It
+// panics if claims are not JSON.
 func (s *AuthServer) Sign(claims any) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sign(claims)
 }
 
+// claims is called with s.mu held.
 func (s *AuthServer) claims(u *user, sid string, expires time.Time) claims {
 	return claims{u.ID, u.Email, "user", sid, expires.Unix(), s.URL, "manacore"}
 }
 
 // mint is called with s.mu held.
 func (s *AuthServer) mint(u *user, sid string) string {
-	return s.sign(s.claims(u, sid, time.Now().Add(s.skew+s.tokenTTL)))
+	return s.sign(s.claims(u, sid, s.now().Add(s.tokenTTL)))
 }
 
+// sign is called with s.mu held.
 func (s *AuthServer) sign(claims any) string {
 	key := s.keys[len(s.keys)-1]
-	header, _ := json.Marshal(struct {
+	header := encodeJSON(struct {
 		Alg string `json:"alg"`
 		Kid string `json:"kid"`
 	}{"EdDSA", key.id})
-	payload, err := json.Marshal(claims)
-	if err != nil {
-		panic(err)
-	}
+	payload := encodeJSON(claims)
 	signed := encoding.EncodeToString(header) + "." + encoding.EncodeToString(payload)
 	return signed + "." + encoding.EncodeToString(ed25519.Sign(key.private, []byte(signed)))
 }
@@ -88,18 +99,8 @@ func (s *AuthServer) verify(token string) *user {
 		return nil
 	}
 	for _, key := range s.keys {
-		public := key.private.Public().(ed25519.PublicKey)
-		if ed25519.Verify(public, []byte(token[:cut]), signature) && time.Unix(c.Expires, 0).After(time.Now().Add(s.skew)) {
+		if ed25519.Verify(key.public(), []byte(token[:cut]), signature) && time.Unix(c.Expires, 0).After(s.now()) {
 			return s.userByID(c.Subject)
-		}
-	}
-	return nil
-}
-
-func (s *AuthServer) userByID(id string) *user {
-	for _, u := range s.users {
-		if u.ID == id && !u.deleted {
-			return u
 		}
 	}
 	return nil
@@ -113,7 +114,6 @@ type jwk struct {
 	Kid string `json:"kid"`
 }
 
-func (k signingKey) public() jwk {
-	public := k.private.Public().(ed25519.PublicKey)
-	return jwk{"EdDSA", "Ed25519", encoding.EncodeToString(public), "OKP", k.id}
+func (k signingKey) jwk() jwk {
+	return jwk{"EdDSA", "Ed25519", encoding.EncodeToString(k.public()), "OKP", k.id}
 }

@@ -1,0 +1,132 @@
+package sessiontest
+
+import (
+	"crypto/rand"
+	"strings"
+	"time"
+)
+
+// User is an account.
+type User struct {
+	ID    string
+	Email string
+}
+
+type user struct {
+	User
+	password   string
+	unverified bool
+	deleted    bool
+	sid        string // of the session behind link fetches
+}
+
+// grant is what a refresh token is good for.
+type grant struct {
+	userID  string
+	sid     string
+	expires time.Time
+}
+
+// AddUser creates an account with a confirmed e-mail address. An account that
+// has the address already is replaced by another one, with another ID.
+func (s *AuthServer) AddUser(email, password string) User {
+	return s.addUser(email, password, false)
+}
+
+// AddUnverifiedUser creates an account whose e-mail is not confirmed yet.
+func (s *AuthServer) AddUnverifiedUser(email, password string) User {
+	return s.addUser(email, password, true)
+}
+
+func (s *AuthServer) addUser(email, password string, unverified bool) User {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := &user{User: User{ID: rand.Text(), Email: email}, password: password, unverified: unverified, sid: rand.Text()}
+	s.users[strings.ToLower(email)] = u
+	return u.User
+}
+
+// DeleteUser deletes an account. Its links stay, as they do on the server.
+func (s *AuthServer) DeleteUser(email string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if u := s.users[strings.ToLower(email)]; u != nil {
+		u.deleted = true
+	}
+}
+
+// Link links a Matrix user to an account, as signing in to Matrix through the
+// identity provider does. It panics if there is no such account.
+func (s *AuthServer) Link(matrixUserID, email string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.links[matrixUserID] = s.mustUser("Link", email).ID
+}
+
+// Unlink removes a Matrix user's link.
+func (s *AuthServer) Unlink(matrixUserID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.links, matrixUserID)
+}
+
+// Linked reports whether a Matrix user has a link.
+func (s *AuthServer) Linked(matrixUserID string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.links[matrixUserID]
+	return ok
+}
+
+// LinkOwner returns the account a Matrix user is linked to, and whether there
+// is one: a link outlives its account.
+func (s *AuthServer) LinkOwner(matrixUserID string) (User, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := s.userByID(s.links[matrixUserID])
+	if u == nil {
+		return User{}, false
+	}
+	return u.User, true
+}
+
+// RevokeRefreshTokens makes all refresh tokens of an account unusable.
+func (s *AuthServer) RevokeRefreshTokens(email string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := s.users[strings.ToLower(email)]
+	for token, g := range s.refresh {
+		if u != nil && g.userID == u.ID {
+			delete(s.refresh, token)
+		}
+	}
+}
+
+// mustUser is called with s.mu held.
+func (s *AuthServer) mustUser(method, email string) *user {
+	u := s.users[strings.ToLower(email)]
+	if u == nil {
+		panic("sessiontest: " + method + ": no account with e-mail " + email)
+	}
+	return u
+}
+
+// userByID returns the account with an ID unless it was deleted, or nil. It is
+// called with s.mu held.
+func (s *AuthServer) userByID(id string) *user {
+	for _, u := range s.users {
+		if u.ID == id && !u.deleted {
+			return u
+		}
+	}
+	return nil
+}
+
+// opaque returns n characters that mean nothing.
+func opaque(n int) string {
+	s := ""
+	for len(s) < n {
+		s += rand.Text()
+	}
+	return s[:n]
+}
