@@ -52,10 +52,13 @@ import (
 )
 
 const (
-	// flightTimeout bounds what one flight may take. The lease outlives it,
-	// so that only a process that was stopped meanwhile can overrun its lease.
-	flightTimeout = authTimeout + 1*time.Second
-	leaseTTL      = flightTimeout + 1*time.Second
+	// askTimeout bounds what the holder of a lease may take. The lease outlives
+	// it, so that only a process that was stopped meanwhile can overrun its
+	// lease; and who waits outlives the lease, to take it over from a process
+	// that died.
+	askTimeout    = authTimeout + 1*time.Second
+	leaseTTL      = askTimeout + 1*time.Second
+	flightTimeout = leaseTTL + 1*time.Second + askTimeout
 
 	// closeTimeout bounds how long Close waits for calls that do not end.
 	closeTimeout = 5 * time.Second

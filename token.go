@@ -143,7 +143,7 @@ func (s *Service) refreshAhead(ctx context.Context, l *login) {
 		return
 	}
 	// Held off at once, so that one refresh runs however many callers come.
-	s.backoffs.store(l.userID, refreshBackoff{time.Now().Add(leaseTTL), last.failed})
+	s.backoffs.store(l.userID, refreshBackoff{time.Now().Add(flightTimeout), last.failed})
 	go func() {
 		defer s.life.end()
 		defer func() { <-s.aheads }()
@@ -151,7 +151,6 @@ func (s *Service) refreshAhead(ctx context.Context, l *login) {
 			return l.token.state(time.Now(), s.ahead) == fresh
 		}})
 		if err == nil {
-			s.count.ahead.Add(1)
 			s.backoffs.remove(l.userID)
 			return
 		}
@@ -231,10 +230,15 @@ func (s *Service) fly(ctx context.Context, userID string, r replacement) (l *log
 	}
 	verdict := ""
 	defer func() { s.giveBack(ctx, userID, owner, verdict) }()
+	ctx, ended := context.WithTimeoutCause(ctx, askTimeout, errTimeout)
+	defer ended()
 
 	next, err := s.mint(ctx, userID, base)
 	switch {
 	case err == nil:
+		if r.ahead {
+			s.count.ahead.Add(1)
+		}
 		return s.commit(ctx, owner, base, next)
 	case r.ahead && errors.Is(err, ErrNotLoggedIn):
 		return nil, errStillServes
@@ -284,9 +288,11 @@ func (s *Service) takeLease(ctx context.Context, userID, owner string, r replace
 		if s.near.believing(time.Now()) {
 			poll = pollLast
 		}
+		woken := false
 		wait := time.NewTimer(poll)
 		select {
 		case <-changed:
+			woken = true
 		case <-wait.C:
 		case <-ctx.Done():
 		}
@@ -294,6 +300,11 @@ func (s *Service) takeLease(ctx context.Context, userID, owner string, r replace
 		stop()
 		if ctx.Err() != nil {
 			return snapshot{}, s.tookTooLong(ctx, "lease")
+		}
+		if woken { // most likely by what is wanted: no lease is needed to read it
+			if snap, err = s.readStore(ctx, userID); err != nil || snap.login != nil && r.wanted(snap.login) {
+				return snap, err
+			}
 		}
 	}
 }

@@ -367,13 +367,13 @@ func TestManyCallersOfADeadTokenShareOneCall(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		w.auth.Link(alice, email)
 		services := []*session.Service{w.svc, w.service(), w.service(), w.service()}
-		for range 10 {
+		for range 50 {
 			w.put(alice, tsRecord(w.auth.MintToken(email, time.Now().Add(time.Second)), email, "{}"))
 			w.auth.ResetCalls()
-			tokens := make(chan string, len(services)*16)
+			tokens := make(chan string, len(services)*64)
 			var callers sync.WaitGroup
 			for _, svc := range services {
-				for range 16 {
+				for range 64 {
 					callers.Go(func() {
 						token, err := svc.Token(context.WithoutCancel(t.Context()), alice)
 						if err != nil {
