@@ -369,6 +369,12 @@ func TestManyCallersOfADeadTokenShareOneCall(t *testing.T) {
 		services := []*session.Service{w.svc, w.service(), w.service(), w.service()}
 		for range 50 {
 			w.put(alice, tsRecord(w.auth.MintToken(email, time.Now().Add(time.Second)), email, "{}"))
+			for _, svc := range services {
+				eventually(t, "the dead token is known", func() bool {
+					s, err := svc.Session(t.Context(), alice)
+					return err == nil && time.Until(s.TokenExpiresAt) < time.Minute
+				})
+			}
 			w.auth.ResetCalls()
 			tokens := make(chan string, len(services)*64)
 			var callers sync.WaitGroup
