@@ -211,12 +211,7 @@ func (s *Service) watch(watcher Watcher) {
 			level = slog.LevelWarn
 		}
 		s.logger.Log(s.ctx, level, "session: change feed of the store broke off", "error", err)
-		wait := time.NewTimer(min(time.Duration(attempt+1)*100*time.Millisecond, time.Second))
-		select {
-		case <-wait.C:
-		case <-s.ctx.Done():
-			wait.Stop()
-		}
+		pause(s.ctx, min(time.Duration(attempt+1)*100*time.Millisecond, time.Second))
 	}
 }
 

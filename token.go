@@ -34,8 +34,9 @@ const (
 	pollLast  = 100 * time.Millisecond
 
 	// A refresh token is single-use, so it is not spent without the time to
-	// hear what came of it.
+	// hear what came of it, and its successor is written again and again.
 	spendingTime = 3 * time.Second
+	commitPause  = 100 * time.Millisecond
 )
 
 // Token returns the user's access token, good for more than 60 more seconds
@@ -147,11 +148,14 @@ func (s *Service) refreshAhead(ctx context.Context, l *login) {
 	go func() {
 		defer s.life.end()
 		defer func() { <-s.aheads }()
-		_, err := s.replace(context.WithoutCancel(ctx), l.userID, replacement{ahead: true, wanted: func(l *login) bool {
-			return l.token.state(time.Now(), s.ahead) == fresh
+		next, err := s.replace(context.WithoutCancel(ctx), l.userID, replacement{ahead: true, wanted: func(now *login) bool {
+			return !now.token.raw.equal(l.token.raw) && now.token.state(time.Now(), 0) != dead
 		}})
 		if err == nil {
-			s.backoffs.remove(l.userID)
+			// Tokens that live shorter than the window are never fresh: then
+			// this is not the reason for another call at once.
+			left := time.Until(next.token.expires) - minLife
+			s.backoffs.store(l.userID, refreshBackoff{until: time.Now().Add(min(left/2, aheadBackoffMax))})
 			return
 		}
 		wait := min(aheadBackoff<<min(last.failed, bits.Len(uint(aheadBackoffMax/aheadBackoff))), aheadBackoffMax)
@@ -468,6 +472,9 @@ func (s *Service) commit(ctx context.Context, owner string, base snapshot, next 
 		}
 		err = s.storeAnswered(ctx, "write", started, err)
 		s.near.forget(next.userID)
+		if errors.Is(err, ErrStoreUnavailable) && !next.refresh.empty() && pause(ctx, commitPause) {
+			continue // the old refresh token is spent: only the new one keeps the login
+		}
 		if !errors.Is(err, ErrConflict) {
 			return merged, err
 		}
@@ -482,6 +489,18 @@ func (s *Service) commit(ctx context.Context, owner string, base snapshot, next 
 			return now.login, nil
 		}
 		base = now
+	}
+}
+
+// pause waits, or returns false because ctx ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	wait := time.NewTimer(d)
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

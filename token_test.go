@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mana/session"
+	"github.com/mana/session/internal/redistest"
 	"github.com/mana/session/sessiontest"
 )
 
@@ -686,4 +687,37 @@ func TestPanicInACallersStoreIsAnError(t *testing.T) {
 		require.NotContains(t, err.Error(), password)
 	}
 	require.NotContains(t, w.log.String(), password)
+}
+
+func TestTokensShorterThanTheWindowAreNotRefreshedOverAndOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, session.NewMemoryStore())
+		w.auth.SetTokenTTL(3 * time.Minute) // of which 5 are the window
+		w.auth.Link(alice, email)
+		for range 60 {
+			mustToken(t, w.svc, alice)
+			time.Sleep(time.Second)
+		}
+		require.LessOrEqual(t, w.auth.Calls(sessiontest.Any), 4)
+	})
+}
+
+func TestSuccessorOfARefreshTokenOutlastsAShortOutageOfTheStore(t *testing.T) {
+	server := redistest.Start(t, redistest.WithPersistence())
+	w := newWorld(t, newRedisStore(t, newClient(t, server.Addr)))
+	w.loginDead()
+	result, release := held(t, w) // with the lease, about to ask
+	w.auth.Inject(sessiontest.Refresh, 1, func(rw http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
+		server.Kill()
+		answer(rw, r)
+	})
+	release()
+	eventually(t, "the refresh token is spent", func() bool { return w.auth.Calls(sessiontest.Refresh) == 1 })
+	server.Start()
+	require.NoError(t, <-result)
+	mustToken(t, w.svc, alice)
+	current := mustToken(t, w.svc, alice)
+	w.auth.RotateSigningKey()
+	_, err := w.svc.Refresh(t.Context(), alice, current)
+	require.NoError(t, err, "by the successor")
 }

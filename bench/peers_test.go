@@ -99,14 +99,14 @@ func BenchmarkHit(b *testing.B) {
 	aside, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{server.Addr}})
 	must(b, err)
 	b.Cleanup(aside.Close)
-	run(b, "rueidis DoCache", redisKeys(keys), func(key string) error {
+	runWarm(b, "rueidis DoCache", redisKeys(keys), func(key string) error {
 		return aside.DoCache(ctx, aside.B().Get().Key(key).Cache(), time.Hour).Error()
 	})
 
 	tracking := redis.NewClient(&redis.Options{Addr: server.Addr, Protocol: 3,
 		ClientSideCacheConfig: &redis.ClientSideCacheConfig{MaxEntries: 2 * users}})
 	b.Cleanup(func() { tracking.Close() })
-	run(b, "go-redis client-side cache", redisKeys(keys), func(key string) error {
+	runWarm(b, "go-redis client-side cache", redisKeys(keys), func(key string) error {
 		return tracking.Get(ctx, key).Err()
 	})
 }
@@ -128,6 +128,12 @@ func BenchmarkRedis(b *testing.B) {
 	run(b, "plain GET", redisKeys(keys), func(key string) error { return client.Get(ctx, key).Err() })
 	run(b, "session without near cache", keys, func(id string) error {
 		_, err := svc.Token(ctx, id)
+		return err
+	})
+	cancellable, cancel := context.WithCancel(ctx)
+	b.Cleanup(cancel)
+	run(b, "session without near cache, cancellable context", keys, func(id string) error {
+		_, err := svc.Token(cancellable, id)
 		return err
 	})
 	scs := goredisstore.NewWithPrefix(client, prefix)

@@ -84,6 +84,14 @@ func warm(b testing.TB, svc *session.Service) {
 	}
 }
 
+// runWarm is run after every key has been read once.
+func runWarm(b *testing.B, name string, keys []string, call func(key string) error) {
+	for _, key := range keys {
+		must(b, call(key))
+	}
+	run(b, name, keys, call)
+}
+
 // run measures a call for every key in turn, sequentially and in parallel.
 func run(b *testing.B, name string, keys []string, call func(key string) error) {
 	b.Run(name+"/sequential", func(b *testing.B) {
