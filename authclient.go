@@ -193,7 +193,7 @@ func (a *authClient) repeat(ctx context.Context, c authCall) (*authAnswer, error
 // mayPass reports whether an idempotent call is worth repeating.
 func mayPass(err error) bool {
 	e, ok := errors.AsType[*AuthError](err)
-	if !ok || errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
+	if !ok || wasNotAsked(err) {
 		return false
 	}
 	switch e.StatusCode {
@@ -207,6 +207,11 @@ func mayPass(err error) bool {
 func isAuthError(err error) bool {
 	_, ok := errors.AsType[*AuthError](err)
 	return ok
+}
+
+// wasNotAsked reports whether the breaker was open.
+func wasNotAsked(err error) bool {
+	return errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests)
 }
 
 // isOutage reports whether err says that the server is ill, as opposed to
@@ -233,7 +238,7 @@ func (a *authClient) attempt(ctx context.Context, c authCall) (*authAnswer, erro
 		}
 		return answer, err
 	})
-	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
+	if wasNotAsked(err) {
 		err = &AuthError{Op: c.op, Message: "not asked after failures in a row", kind: ErrAuthUnavailable, cause: err}
 	}
 	return answer, err

@@ -1,6 +1,9 @@
 package session
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // lifetime counts the calls that run on something that can be closed.
 type lifetime struct {
@@ -24,11 +27,28 @@ func (l *lifetime) begin() error {
 func (l *lifetime) end() { l.running.Done() }
 
 // close refuses further calls and reports whether it is the first to do so.
-// running.Wait then waits for those that have begun.
 func (l *lifetime) close() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	first := !l.closed
 	l.closed = true
 	return first
+}
+
+// wait waits for the calls that have begun before close, and reports whether
+// they ended in time.
+func (l *lifetime) wait(limit time.Duration) bool {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		l.running.Wait()
+	}()
+	timeout := time.NewTimer(limit)
+	defer timeout.Stop()
+	select {
+	case <-ended:
+		return true
+	case <-timeout.C:
+		return false
+	}
 }

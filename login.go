@@ -120,6 +120,9 @@ func (s *Service) Logout(ctx context.Context, userID string, opts ...LogoutOptio
 	if c.unlink {
 		unlinkErr = s.unlink(ctx, userID)
 	}
+	// The session goes even if the auth server has used up the caller's time.
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), storeTimeout, errTimeout)
+	defer cancel()
 	started := time.Now()
 	err := s.store.Delete(ctx, Record{UserID: userID})
 	err = s.storeAnswered(ctx, "delete", started, err)

@@ -184,6 +184,12 @@ func (n *nearCache) Flush() {
 	n.renew(func(t *trust) { t.epoch++ })
 }
 
+// doubt ends all trust, until the next watcher gives new.
+func (n *nearCache) doubt() {
+	n.lapse.Stop()
+	n.renew(func(t *trust) { *t = trust{epoch: t.epoch + 1} })
+}
+
 // Trust implements [Feed].
 func (n *nearCache) Trust(until time.Time, maxAge time.Duration) {
 	now := time.Now()

@@ -163,17 +163,8 @@ func (s *Service) Close() error {
 	}
 	s.cancel()
 	s.near.close()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		s.life.running.Wait()
-	}()
-	timeout := time.NewTimer(closeTimeout)
-	defer timeout.Stop()
 	var errs []error
-	select {
-	case <-done:
-	case <-timeout.C:
+	if !s.life.wait(closeTimeout) {
 		errs = append(errs, fmt.Errorf("session: Close: calls still running after %s", closeTimeout))
 	}
 	for _, closer := range s.closers {
@@ -199,7 +190,7 @@ func (s *Service) watch(watcher Watcher) {
 	for attempt := 0; s.ctx.Err() == nil; attempt++ {
 		started := time.Now()
 		err := s.watchOnce(watcher)
-		s.near.Flush()
+		s.near.doubt()
 		if s.ctx.Err() != nil {
 			return
 		}
@@ -279,7 +270,7 @@ func (s *Service) storeAnswered(ctx context.Context, op string, started time.Tim
 			s.logger.Info("session: store answers again")
 		}
 		return err
-	case ctx.Err() != nil:
+	case gaveUp(ctx):
 		return ctx.Err()
 	}
 	s.count.storeErrors.Add(1)

@@ -34,9 +34,7 @@ type RedisStore struct {
 	keys   redisKeys
 	feed   feedConfig
 
-	swapScript, deleteScript, releaseScript *redis.Script
-
-	deadlines bool // the client looks at contexts' deadlines
+	swapScript, swapLeasedScript, deleteScript, dropScript, releaseScript *redis.Script
 
 	life   lifetime // of commands, also those whose callers stopped waiting
 	timers sync.Pool
@@ -70,17 +68,19 @@ func NewRedisStore(client redis.UniversalClient, opts ...RedisOption) (*RedisSto
 		return nil, errors.New("session: NewRedisStore: no client")
 	}
 	s := &RedisStore{
-		client:        client,
-		feed:          defaultFeedConfig(),
-		swapScript:    redis.NewScript(swapSource),
-		deleteScript:  redis.NewScript(deleteSource),
-		releaseScript: redis.NewScript(releaseSource),
+		client:           client,
+		feed:             defaultFeedConfig(),
+		swapScript:       redis.NewScript(swapSource),
+		swapLeasedScript: redis.NewScript(swapLeasedSource),
+		deleteScript:     redis.NewScript(deleteSource),
+		dropScript:       redis.NewScript(dropSource),
+		releaseScript:    redis.NewScript(releaseSource),
 	}
-	switch c := client.(type) {
-	case *redis.Client:
-		s.deadlines = c.Options().ContextTimeoutEnabled
-	case *redis.ClusterClient:
-		s.deadlines = c.Options().ContextTimeoutEnabled
+	if c, ok := client.(*redis.ClusterClient); ok {
+		// A replica may answer with what a change notice has long overtaken.
+		if o := c.Options(); o.ReadOnly || o.RouteByLatency || o.RouteRandomly {
+			return nil, errors.New("session: NewRedisStore: the client reads from replicas; sessions have to be read from masters")
+		}
 	}
 	for _, opt := range append([]RedisOption{WithKeyPrefix(defaultKeyPrefix)}, opts...) {
 		if err := opt(s); err != nil {
@@ -108,27 +108,38 @@ redis.pcall('PUBLISH', ARGV[2], ARGV[3])
 return 1
 `
 
+// Scripts on one key go on working while the key's Cluster slot moves; the two
+// on two keys get TRYAGAIN then, and have a way around it.
 const swapSource = readRecord + `
-local old, new, ttl, owner = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local old, new, ttl = ARGV[4], ARGV[5], ARGV[6]
 if cur ~= old then
   if cur == new then return 1 end -- a retry of a call that got through
   return 0
 end
-local mine = owner ~= '' and redis.call('GET', KEYS[2]) == owner
-if owner ~= '' and old == '' and not mine then return 0 end
+redis.call('SET', KEYS[1], new, 'PX', ttl)
+` + announce
+
+const swapLeasedSource = readRecord + `
+local old, new, ttl, owner = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+if cur ~= old then
+  if cur == new then return 1 end
+  return 0
+end
+local mine = redis.call('GET', KEYS[2]) == owner
+if old == '' and not mine then return 0 end
 redis.call('SET', KEYS[1], new, 'PX', ttl)
 if mine then redis.call('DEL', KEYS[2]) end
 ` + announce
 
 const deleteSource = readRecord + `
-if ARGV[4] == '' then
-  redis.call('DEL', KEYS[2])
-elseif cur == '' then
-  return 1
-elseif cur ~= ARGV[4] then
-  return 0
-end
+if cur == '' then return 1 end
+if cur ~= ARGV[4] then return 0 end
 redis.call('DEL', KEYS[1])
+` + announce
+
+// dropSource removes whatever there is, and the lease with it.
+const dropSource = `
+redis.call('DEL', unpack(KEYS))
 ` + announce
 
 const releaseSource = `
@@ -147,20 +158,11 @@ const (
 // Get implements [Store]: one round trip.
 func (s *RedisStore) Get(ctx context.Context, userID string) (Record, error) {
 	key := s.keys.record(userID)
-	read := func(ctx context.Context) (string, error) {
+	value, err := await(ctx, s, func(ctx context.Context) (string, error) {
 		get := redis.NewStringCmd(ctx, "getrange", key, 0, maxRecord)
 		_ = s.client.Process(ctx, get)
 		return get.Result()
-	}
-	var value string
-	var err error
-	if ctx.Done() == nil && s.deadlines {
-		// Nobody can give up, and the client keeps the time itself: this spares
-		// the goroutine of await.
-		value, err = read(deadline{ctx, time.Now().Add(storeTimeout)})
-	} else {
-		value, err = await(ctx, s, read)
-	}
+	})
 	switch {
 	case isWrongType(err):
 		return Record{UserID: userID, Value: notAString}, nil
@@ -174,32 +176,60 @@ func (s *RedisStore) Get(ctx context.Context, userID string) (Record, error) {
 
 // Swap implements [Store].
 func (s *RedisStore) Swap(ctx context.Context, old, next Record) (Record, error) {
-	return s.swap(ctx, "", old, next)
+	ttl, err := ttlOf(next)
+	if err != nil {
+		return Record{}, err
+	}
+	return next, s.run(ctx, s.swapScript, next.UserID, s.recordKey(next.UserID), old.Value, next.Value, ttl)
 }
 
 // SwapLeased implements [Locker].
 func (s *RedisStore) SwapLeased(ctx context.Context, owner string, old, next Record) (Record, error) {
-	return s.swap(ctx, leaseOwner+owner, old, next)
+	ttl, err := ttlOf(next)
+	if err != nil {
+		return Record{}, err
+	}
+	err = s.run(ctx, s.swapLeasedScript, next.UserID, s.bothKeys(next.UserID), old.Value, next.Value, ttl, leaseOwner+owner)
+	if isTryAgain(err) && old.Exists() { // replacing needs no lease, so it can be released apart
+		if _, err = s.Swap(ctx, old, next); err == nil {
+			_ = s.Release(ctx, next.UserID, owner, "", 0) // or it runs out
+		}
+	}
+	return next, err
 }
 
-func (s *RedisStore) swap(ctx context.Context, owner string, old, next Record) (Record, error) {
-	// Relative to our clock, like the expiry itself: the server's may differ.
-	ttl := time.Until(next.Expires).Milliseconds()
-	if ttl <= 0 {
-		return Record{}, fmt.Errorf("session: record of %s has expired", next.UserID)
+// ttlOf is relative to our clock, like the expiry itself: the server's may
+// differ.
+func ttlOf(next Record) (milliseconds int64, err error) {
+	if milliseconds = time.Until(next.Expires).Milliseconds(); milliseconds <= 0 {
+		err = fmt.Errorf("session: record of %s has expired", next.UserID)
 	}
-	err := s.run(ctx, s.swapScript, next.UserID, old.Value, next.Value, ttl, owner)
-	return next, err
+	return milliseconds, err
 }
 
 // Delete implements [Store].
 func (s *RedisStore) Delete(ctx context.Context, old Record) error {
-	return s.run(ctx, s.deleteScript, old.UserID, old.Value)
+	if old.Exists() {
+		return s.run(ctx, s.deleteScript, old.UserID, s.recordKey(old.UserID), old.Value)
+	}
+	keys := s.bothKeys(old.UserID)
+	err := s.run(ctx, s.dropScript, old.UserID, keys)
+	if isTryAgain(err) { // the lease first: without it nothing can be created
+		if err = s.run(ctx, s.dropScript, old.UserID, keys[1:]); err == nil {
+			err = s.run(ctx, s.dropScript, old.UserID, keys[:1])
+		}
+	}
+	return err
 }
 
-// run executes a script on the user's record and lease; 0 is a conflict.
-func (s *RedisStore) run(ctx context.Context, script *redis.Script, userID string, args ...any) error {
-	keys := []string{s.keys.record(userID), s.keys.lease(userID)}
+func (s *RedisStore) recordKey(userID string) []string { return []string{s.keys.record(userID)} }
+
+func (s *RedisStore) bothKeys(userID string) []string {
+	return []string{s.keys.record(userID), s.keys.lease(userID)}
+}
+
+// run executes a script; 0 is a conflict.
+func (s *RedisStore) run(ctx context.Context, script *redis.Script, userID string, keys []string, args ...any) error {
 	argv := append([]any{maxRecord, s.keys.channel(), userID}, args...)
 	done, err := await(ctx, s, func(ctx context.Context) (int, error) {
 		return script.Run(ctx, s.client, keys, argv...).Int()
@@ -341,32 +371,36 @@ func (s *RedisStore) masters(ctx context.Context) ([]*redis.Client, error) {
 }
 
 // Close ends the store: calls from now on return [ErrClosed]. It waits for
-// commands whose callers have stopped waiting, at most as long as the client's
-// own time-outs let them run. It does not close the client.
+// commands whose callers have stopped waiting, 5 s at most. It does not close
+// the client.
 func (s *RedisStore) Close() error {
 	s.life.close()
-	s.life.running.Wait()
+	if !s.life.wait(closeTimeout) {
+		return fmt.Errorf("session: RedisStore.Close: commands still running after %s", closeTimeout)
+	}
 	return nil
 }
 
 // await runs op beside the caller, so that the caller's context and
-// storeTimeout hold however long the client's own time-outs are.
+// storeTimeout hold however long the client's own time-outs are. When the
+// caller has gone, so has op's context: what is not sent yet is not sent.
 func await[T any](ctx context.Context, s *RedisStore, op func(context.Context) (T, error)) (T, error) {
 	var zero T
 	if err := ctx.Err(); err != nil {
+		return zero, err
+	}
+	if err := s.life.begin(); err != nil {
 		return zero, err
 	}
 	type result struct {
 		value T
 		err   error
 	}
+	c := &call{Context: ctx, over: make(chan struct{})}
 	done := make(chan result, 1)
-	if err := s.life.begin(); err != nil {
-		return zero, err
-	}
 	go func() {
 		defer s.life.end()
-		value, err := op(ctx)
+		value, err := op(c)
 		done <- result{value, err}
 	}()
 	timeout, _ := s.timers.Get().(*time.Timer)
@@ -383,22 +417,39 @@ func await[T any](ctx context.Context, s *RedisStore, op func(context.Context) (
 	case r := <-done:
 		return r.value, r.err
 	case <-ctx.Done():
+		close(c.over)
 		return zero, ctx.Err()
 	case <-timeout.C:
+		close(c.over)
 		return zero, fmt.Errorf("no answer from Redis in %s", storeTimeout)
 	}
 }
 
-// deadline is a context with nothing but a deadline, and no timer behind it.
-type deadline struct {
+// call is the context of an operation: its caller's, until the caller has gone.
+// It is cheaper than one of package context, which it would be on every hit.
+type call struct {
 	context.Context
-	at time.Time
+	over chan struct{}
 }
 
-func (d deadline) Deadline() (time.Time, bool) { return d.at, true }
+func (c *call) Done() <-chan struct{} { return c.over }
+
+func (c *call) Err() error {
+	select {
+	case <-c.over:
+		return context.Canceled
+	default:
+		return nil
+	}
+}
 
 func isWrongType(err error) bool {
 	return isReply(err) && strings.HasPrefix(err.Error(), "WRONGTYPE")
+}
+
+// isTryAgain reports whether a script needs keys of a slot that is half moved.
+func isTryAgain(err error) bool {
+	return isReply(err) && strings.HasPrefix(err.Error(), "TRYAGAIN")
 }
 
 // isReply reports whether err is an answer of the server, not a lost connection.

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -117,11 +116,14 @@ func (s *RedisStore) track(ctx context.Context, feed Feed) ([]*tracker, error) {
 		t := &tracker{store: s, feed: feed, master: master}
 		slot := 0
 		if _, ok := s.client.(*redis.ClusterClient); ok {
-			if t.slots, slot, err = ownSlots(ctx, master); err != nil {
+			if t.slots, err = ownSlots(ctx, master); err != nil {
 				return trackers, err
 			}
 			if t.slots == "" {
 				continue // a master without slots has no keys
+			}
+			if _, err := fmt.Sscanf(t.slots, "%d", &slot); err != nil {
+				return trackers, fmt.Errorf("slots %q: %w", t.slots, err)
 			}
 		}
 		t.key = s.keys.heartbeat(instance, slot)
@@ -238,7 +240,7 @@ func (t *tracker) beat(ctx context.Context) error {
 		return nil
 	}
 	// A slot that moved is one whose changes another master announces.
-	slots, _, err := ownSlots(ctx, t.master)
+	slots, err := ownSlots(ctx, t.master)
 	if err == nil && slots != t.slots {
 		err = errors.New("cluster slots moved")
 	}
@@ -254,29 +256,27 @@ func (t *tracker) heard(key string) {
 	}
 }
 
-// ownSlots asks a master which slots it serves, itself being the one to know,
-// and returns one of them beside the list.
-func ownSlots(ctx context.Context, master *redis.Client) (list string, first int, err error) {
-	id, err := master.Do(ctx, "cluster", "myid").Text()
+// ownSlots asks a master which slots it serves, itself being the one to know.
+// While one of them moves, its keys are on two masters, and the one that they
+// move to may be unknown here: that is an error.
+func ownSlots(ctx context.Context, master *redis.Client) (string, error) {
+	nodes, err := master.ClusterNodes(ctx).Result()
 	if err != nil {
-		return "", 0, err
+		return "", err
 	}
-	//lint:ignore SA1019 its successor, CLUSTER SHARDS, needs Redis 7
-	ranges, err := master.ClusterSlots(ctx).Result()
-	if err != nil {
-		return "", 0, err
-	}
-	var own []string
-	for _, r := range ranges {
-		if len(r.Nodes) > 0 && r.Nodes[0].ID == id {
-			if len(own) == 0 {
-				first = r.Start
-			}
-			own = append(own, fmt.Sprintf("%d-%d", r.Start, r.End))
+	for line := range strings.Lines(nodes) {
+		// id address flags master ping pong epoch state slots …
+		fields := strings.Fields(line)
+		if len(fields) < 8 || !strings.Contains(fields[2], "myself") {
+			continue
 		}
+		slots := strings.Join(fields[8:], " ")
+		if strings.Contains(slots, "[") {
+			return "", errors.New("cluster slots are moving")
+		}
+		return slots, nil
 	}
-	slices.Sort(own)
-	return strings.Join(own, " "), first, nil
+	return "", errors.New("CLUSTER NODES without the node itself")
 }
 
 // subscribe is the feed where tracking is refused. Only the age cap is relied

@@ -1,13 +1,13 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"math/bits"
 	mathrand "math/rand/v2"
-	"strings"
 	"time"
 )
 
@@ -27,6 +27,10 @@ const (
 	// time, up to the limit, give or take a quarter.
 	aheadBackoff    = time.Second
 	aheadBackoffMax = 30 * time.Second
+
+	// How long a store that may be away is waited for when there is something
+	// to serve in its place.
+	knownWait = 250 * time.Millisecond
 
 	// Waiting for another process to finish a refresh: its change notice ends
 	// the wait, and looking again covers for a notice that never comes.
@@ -111,8 +115,14 @@ func (s *Service) known(ctx context.Context, userID string) (*login, error) {
 		return e.login, nil
 	}
 	s.count.misses.Add(1)
-	snap, err := s.readStore(ctx, userID)
-	if errors.Is(err, ErrStoreUnavailable) && ok && e.login.token.state(time.Now(), 0) != dead {
+	if !ok || e.login.token.state(time.Now(), 0) == dead {
+		snap, err := s.readStore(ctx, userID)
+		return snap.login, err
+	}
+	read, cancel := context.WithTimeoutCause(ctx, knownWait, errTimeout)
+	defer cancel()
+	snap, err := s.readStore(read, userID)
+	if errors.Is(err, ErrStoreUnavailable) {
 		return e.login, nil
 	}
 	return snap.login, err
@@ -238,12 +248,22 @@ func (s *Service) fly(ctx context.Context, userID string, r replacement) (l *log
 	defer ended()
 
 	next, err := s.mint(ctx, userID, base)
-	switch {
-	case err == nil:
-		if r.ahead {
+	if next != nil {
+		// What the auth server gave is kept though the Service is closed
+		// meanwhile: a spent refresh token leaves nothing to go back to.
+		deadline, _ := ctx.Deadline()
+		ctx, stop := context.WithDeadlineCause(context.WithoutCancel(ctx), deadline, errTimeout)
+		defer stop()
+		l, commitErr := s.commit(ctx, owner, base, next, r)
+		err = cmp.Or(err, commitErr)
+		if err == nil && r.ahead {
 			s.count.ahead.Add(1)
 		}
-		return s.commit(ctx, owner, base, next)
+		if err == nil {
+			return l, nil
+		}
+	}
+	switch {
 	case r.ahead && errors.Is(err, ErrNotLoggedIn):
 		return nil, errStillServes
 	case errors.Is(err, errEnded):
@@ -252,7 +272,7 @@ func (s *Service) fly(ctx context.Context, userID string, r replacement) (l *log
 	default:
 		s.count.failed(err)
 		if !errors.Is(err, ErrNotLoggedIn) {
-			verdict = noteOf(err)
+			verdict = s.noteOf(err)
 			s.logger.Warn("session: token not replaced, session kept", "user", userID, "error", err)
 		}
 		return nil, err
@@ -271,6 +291,7 @@ func (s *Service) takeLease(ctx context.Context, userID, owner string, r replace
 		lease, rec, err := s.locker.Acquire(ctx, userID, owner, leaseTTL)
 		if err = s.storeAnswered(ctx, "lease", started, err); err != nil {
 			stop()
+			s.giveBackLater(userID, owner)
 			return snapshot{}, err
 		}
 		rec.UserID = userID
@@ -334,6 +355,22 @@ func (s *Service) giveBack(ctx context.Context, userID, owner, note string) {
 	_ = s.storeAnswered(ctx, "release", started, s.locker.Release(ctx, userID, owner, note, keep))
 }
 
+// giveBackLater releases a lease that may have been taken though the answer was
+// lost, once the store answers.
+func (s *Service) giveBackLater(userID, owner string) {
+	if s.life.begin() != nil {
+		return
+	}
+	go func() {
+		defer s.life.end()
+		for until := time.Now().Add(leaseTTL); time.Now().Before(until) && pause(s.ctx, pollLast); {
+			if s.locker.Release(s.ctx, userID, owner, "", 0) == nil {
+				return
+			}
+		}
+	}()
+}
+
 // errEnded is the clear no: the account has neither a link nor a way to renew
 // the login.
 var errEnded = fmt.Errorf("%w: the auth server ended the session", ErrNotLoggedIn)
@@ -346,7 +383,8 @@ func (s *Service) canAsk(l *login) bool {
 // mint asks the auth server for a token: by the SSO-Link when it is enabled,
 // else, or when there is no link, with the refresh token. Its errors are
 // errEnded for the clear no; ErrNotLoggedIn for no session, or none that this
-// Service can ask about; ErrAuthUnavailable and ErrServiceKeyRejected.
+// Service can ask about; ErrAuthUnavailable and ErrServiceKeyRejected. What it
+// returns is to be kept, also beside an error.
 func (s *Service) mint(ctx context.Context, userID string, base snapshot) (*login, error) {
 	l := base.login
 	if l == nil && s.isUnlinked(userID) {
@@ -380,11 +418,20 @@ func (s *Service) mint(ctx context.Context, userID string, base snapshot) (*logi
 		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < spendingTime {
 			return nil, s.tookTooLong(ctx, "refresh")
 		}
-		g, err := s.auth.refresh(ctx, l.refresh)
+		// Not cut by Close, which waits: the answer must not be lost.
+		if s.ctx.Err() != nil {
+			return nil, ErrClosed
+		}
+		g, err := s.auth.refresh(context.WithoutCancel(ctx), l.refresh)
 		switch {
 		case err == nil:
 			s.count.byToken.Add(1)
-			return s.granted(userID, g), nil
+			next := s.granted(userID, g)
+			if !next.token.readable {
+				next.token = l.token // and the successor of the refresh token
+				return next, &AuthError{Op: "refresh", StatusCode: 200, Message: "the access token is not a JWT", kind: ErrAuthUnavailable}
+			}
+			return next, nil
 		case errors.Is(err, errTokenSpent):
 			spent = true
 		default:
@@ -456,7 +503,7 @@ func (s *Service) sessionEnd() time.Time {
 // commit puts next in the place of base and gives the lease back. If the
 // record changed meanwhile it obeys: a log-out stays one, a login or another's
 // refresh is returned instead, and a data write is merged with.
-func (s *Service) commit(ctx context.Context, owner string, base snapshot, next *login) (*login, error) {
+func (s *Service) commit(ctx context.Context, owner string, base snapshot, next *login, r replacement) (*login, error) {
 	for {
 		merged := s.merge(base, next)
 		value, err := merged.encode()
@@ -486,6 +533,9 @@ func (s *Service) commit(ctx context.Context, owner string, base snapshot, next 
 		case now.login == nil && !now.stored.Exists():
 			return nil, fmt.Errorf("%w: logged out meanwhile", ErrNotLoggedIn)
 		case now.login != nil && (base.login == nil || !now.login.token.raw.equal(base.login.token.raw)):
+			if !r.wanted(now.login) {
+				return nil, &AuthError{Op: "refresh", Message: "the session was replaced meanwhile", kind: ErrAuthUnavailable}
+			}
 			return now.login, nil
 		}
 		base = now
@@ -549,21 +599,16 @@ func (s *Service) isUnlinked(userID string) bool {
 	return ok && time.Now().Before(until)
 }
 
-// noteOf puts a failure into words that another process can make the same
-// error of; they hold no secret because no error does.
-func noteOf(err error) string {
-	kind := "unavailable"
-	if errors.Is(err, ErrServiceKeyRejected) {
-		kind = "key"
+// noteOf puts a failure of the auth server into words for other processes, or
+// returns "" for one that is this process's own, such as a wrong service key.
+// The words hold no secret because no error does.
+func (s *Service) noteOf(err error) string {
+	if !isAuthError(err) || !errors.Is(err, ErrAuthUnavailable) || wasNotAsked(err) || s.ctx.Err() != nil {
+		return ""
 	}
-	return kind + " " + printable(err.Error())
+	return printable(err.Error())
 }
 
 func errorOf(note string) error {
-	kind, text, _ := strings.Cut(note, " ")
-	e := &AuthError{Op: "refresh", Message: printable("tried a moment ago: " + text), kind: ErrAuthUnavailable}
-	if kind == "key" {
-		e.kind = ErrServiceKeyRejected
-	}
-	return e
+	return &AuthError{Op: "refresh", Message: printable("tried a moment ago: " + note), kind: ErrAuthUnavailable}
 }
