@@ -534,7 +534,7 @@ func (s *Service) commit(ctx context.Context, owner string, base snapshot, next 
 			return nil, fmt.Errorf("%w: logged out meanwhile", ErrNotLoggedIn)
 		case now.login != nil && (base.login == nil || !now.login.token.raw.equal(base.login.token.raw)):
 			if !r.wanted(now.login) {
-				return nil, &AuthError{Op: "refresh", Message: "the session was replaced meanwhile", kind: ErrAuthUnavailable}
+				return nil, fmt.Errorf("%w: the session was replaced meanwhile", ErrAuthUnavailable)
 			}
 			return now.login, nil
 		}
