@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"net"
+	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -276,4 +278,23 @@ func TestFeedNoticesSlotsThatMove(t *testing.T) {
 	w.cache()
 	to.MustDo("SETEX", key, "1000", tsRecord(w.auth.MintToken(email, time.Now().Add(2*time.Hour)), email, "{}"))
 	w.servedElse(before)
+}
+
+func TestDocumentedACLSuffices(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	rules := regexp.MustCompile("(?s)`(~bot:session[^`]*)`").FindSubmatch(readme)
+	require.NotNil(t, rules)
+	server := redistest.Start(t)
+	server.MustDo(append([]string{"ACL", "SETUSER", "bot", "on", ">secret"}, strings.Fields(string(rules[1]))...)...)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "bot", Password: "secret"})
+	t.Cleanup(func() { client.Close() })
+	w := cached(t, newRedisStore(t, client))
+	require.NoError(t, w.svc.SetData(t.Context(), alice, "k", 1))
+	_, err = w.svc.Refresh(t.Context(), alice, mustToken(t, w.svc, alice))
+	require.NoError(t, err)
+	_, err = w.svc.Cleanup(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, w.svc.Logout(t.Context(), alice))
+	require.NotContains(t, w.log.String(), "feed of the store broke off", "tracking is allowed, too")
 }
