@@ -1,14 +1,9 @@
 package session_test
 
 import (
-	"bytes"
-	"context"
-	"net"
 	"os"
 	"regexp"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -125,70 +120,15 @@ func TestWhereTrackingIsRefusedAnAgeCapBoundsStaleness(t *testing.T) {
 	}
 }
 
-// freezer dials for a client and can freeze the connections that carry the
-// change feed: they stay open and nothing arrives.
-type freezer struct {
-	mu    sync.Mutex
-	feeds []*freezable
-}
-
-type freezable struct {
-	net.Conn
-	owner  *freezer
-	frozen atomic.Pointer[chan struct{}]
-}
-
-func (f *freezer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	return &freezable{Conn: conn, owner: f}, nil
-}
-
-func (c *freezable) Write(b []byte) (int, error) {
-	if bytes.Contains(b, []byte("tracking")) {
-		c.owner.mu.Lock()
-		c.owner.feeds = append(c.owner.feeds, c)
-		c.owner.mu.Unlock()
-	}
-	return c.Conn.Write(b)
-}
-
-func (c *freezable) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	if frozen := c.frozen.Load(); frozen != nil {
-		<-*frozen
-	}
-	return n, err
-}
-
-func (c *freezable) Close() error {
-	if frozen := c.frozen.Swap(nil); frozen != nil {
-		close(*frozen)
-	}
-	return c.Conn.Close()
-}
-
-func (f *freezer) freeze() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, feed := range f.feeds {
-		frozen := make(chan struct{})
-		feed.frozen.Store(&frozen)
-	}
-	f.feeds = nil
-}
-
 func TestFrozenFeedIsNotBelieved(t *testing.T) {
 	server := redistest.Start(t)
-	var f freezer
-	client := redis.NewClient(&redis.Options{Addr: server.Addr, Dialer: f.dial})
+	var f redistest.Freezer
+	client := redis.NewClient(&redis.Options{Addr: server.Addr, Dialer: f.Dial})
 	t.Cleanup(func() { client.Close() })
 	w := cached(t, newRedisStore(t, client))
 	for range 2 {
 		before := mustToken(t, w.svc, alice)
-		f.freeze()
+		f.Freeze()
 		server.MustDo("SETEX", "bot:session:"+alice, "1000", tsRecord(w.auth.MintToken(email, time.Now().Add(2*time.Hour)), email, "{}"))
 		w.servedElse(before)
 		w.login(w.svc)

@@ -16,10 +16,6 @@ const (
 	// answered from memory. A login or a session in the store overrides it.
 	noLinkFor = 30 * time.Second
 
-	// failureFor is how long a failed refresh speaks for everybody: other
-	// processes take its word instead of asking the failing server in turn.
-	failureFor = time.Second
-
 	maxRemembered = 100_000 // users, in either of the memories above and below
 	maxAheads     = 32      // refreshes ahead at a time
 
@@ -31,11 +27,6 @@ const (
 	// How long a store that may be away is waited for when there is something
 	// to serve in its place.
 	knownWait = 250 * time.Millisecond
-
-	// Waiting for another process to finish a refresh: its change notice ends
-	// the wait, and looking again covers for a notice that never comes.
-	pollFirst = 5 * time.Millisecond
-	pollLast  = 100 * time.Millisecond
 
 	// A refresh token is single-use, so it is not spent without the time to
 	// hear what came of it, and its successor is written again and again.
@@ -279,98 +270,6 @@ func (s *Service) fly(ctx context.Context, userID string, r replacement) (l *log
 	}
 }
 
-// takeLease returns what the store holds once this flight has the lease on the
-// user or no need for it, because another process left what is wanted.
-func (s *Service) takeLease(ctx context.Context, userID, owner string, r replacement) (snapshot, error) {
-	if s.locker == nil {
-		return s.readStore(ctx, userID)
-	}
-	for poll := pollFirst; ; poll = min(2*poll, pollLast) {
-		changed, stop := s.near.watch(userID) // before looking, so as to miss nothing
-		ticket, started := s.near.ticket(userID), time.Now()
-		lease, rec, err := s.locker.Acquire(ctx, userID, owner, leaseTTL)
-		if err = s.storeAnswered(ctx, "lease", started, err); err != nil {
-			stop()
-			s.giveBackLater(userID, owner)
-			return snapshot{}, err
-		}
-		rec.UserID = userID
-		snap := s.decode(rec, ticket, started)
-		switch done := snap.login != nil && r.wanted(snap.login); {
-		case lease.Held:
-			stop()
-			if done {
-				s.giveBack(ctx, userID, owner, "")
-			}
-			return snap, nil
-		case done:
-			stop()
-			return snap, nil
-		case lease.Note != "":
-			stop()
-			return snapshot{}, errorOf(lease.Note)
-		}
-		if s.near.believing(time.Now()) {
-			poll = pollLast
-		}
-		woken := false
-		wait := time.NewTimer(poll)
-		select {
-		case <-changed:
-			woken = true
-		case <-wait.C:
-		case <-ctx.Done():
-		}
-		wait.Stop()
-		stop()
-		if ctx.Err() != nil {
-			return snapshot{}, s.tookTooLong(ctx, "lease")
-		}
-		if woken { // most likely by what is wanted: no lease is needed to read it
-			if snap, err = s.readStore(ctx, userID); err != nil || snap.login != nil && r.wanted(snap.login) {
-				return snap, err
-			}
-		}
-	}
-}
-
-// tookTooLong says why a flight's context ended.
-func (s *Service) tookTooLong(ctx context.Context, op string) error {
-	if s.ctx.Err() != nil {
-		return ErrClosed
-	}
-	return &AuthError{Op: op, Message: "another process has been asking for too long", kind: ErrAuthUnavailable, cause: context.Cause(ctx)}
-}
-
-// giveBack releases the lease, if it is still ours, with word of a failure for
-// those who wait.
-func (s *Service) giveBack(ctx context.Context, userID, owner, note string) {
-	if s.locker == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	keep := failureFor + time.Duration(mathrand.Int64N(int64(failureFor)/2))
-	started := time.Now()
-	_ = s.storeAnswered(ctx, "release", started, s.locker.Release(ctx, userID, owner, note, keep))
-}
-
-// giveBackLater releases a lease that may have been taken though the answer was
-// lost, once the store answers.
-func (s *Service) giveBackLater(userID, owner string) {
-	if s.life.begin() != nil {
-		return
-	}
-	go func() {
-		defer s.life.end()
-		for until := time.Now().Add(leaseTTL); time.Now().Before(until) && pause(s.ctx, pollLast); {
-			if s.locker.Release(s.ctx, userID, owner, "", 0) == nil {
-				return
-			}
-		}
-	}()
-}
-
 // errEnded is the clear no: the account has neither a link nor a way to renew
 // the login.
 var errEnded = fmt.Errorf("%w: the auth server ended the session", ErrNotLoggedIn)
@@ -597,18 +496,4 @@ func (s *Service) end(ctx context.Context, base snapshot, r replacement) (*login
 func (s *Service) isUnlinked(userID string) bool {
 	until, ok := s.unlinked.load(userID)
 	return ok && time.Now().Before(until)
-}
-
-// noteOf puts a failure of the auth server into words for other processes, or
-// returns "" for one that is this process's own, such as a wrong service key.
-// The words hold no secret because no error does.
-func (s *Service) noteOf(err error) string {
-	if !isAuthError(err) || !errors.Is(err, ErrAuthUnavailable) || wasNotAsked(err) || s.ctx.Err() != nil {
-		return ""
-	}
-	return printable(err.Error())
-}
-
-func errorOf(note string) error {
-	return &AuthError{Op: "refresh", Message: printable("tried a moment ago: " + note), kind: ErrAuthUnavailable}
 }

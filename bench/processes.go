@@ -377,8 +377,8 @@ func staleness(b *bench) error {
 	if err := b.put(time.Hour); err != nil {
 		return err
 	}
-	var f freezer
-	client := redis.NewClient(&redis.Options{Addr: b.redis.Addr, ContextTimeoutEnabled: true, Dialer: f.dial})
+	var f redistest.Freezer
+	client := redis.NewClient(&redis.Options{Addr: b.redis.Addr, ContextTimeoutEnabled: true, Dialer: f.Dial})
 	defer client.Close()
 	svc, err := session.New(session.WithRedis(client))
 	if err != nil {
@@ -388,7 +388,7 @@ func staleness(b *bench) error {
 	var frozen []time.Duration
 	for range 10 {
 		d, err := longest(svc, func() error {
-			f.freeze()
+			f.Freeze()
 			b.auth.RotateSigningKey() // for another token
 			return b.put(time.Hour)
 		})

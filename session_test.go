@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -10,7 +11,9 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/mana/session"
 	"github.com/mana/session/internal/redistest"
@@ -171,4 +174,40 @@ func mustToken(t *testing.T, svc *session.Service, userID string) string {
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	require.Eventually(t, ok, 10*time.Second, 2*time.Millisecond, what)
+}
+
+func TestCloseLeavesNoGoroutineBehind(t *testing.T) {
+	for name, newStore := range map[string]func(t *testing.T) (session.Store, func()){
+		"memory": func(*testing.T) (session.Store, func()) {
+			store := session.NewMemoryStore()
+			return store, func() { _ = store.Close() }
+		},
+		"redis": func(t *testing.T) (session.Store, func()) {
+			client := redis.NewClient(&redis.Options{Addr: redistest.Start(t).Addr})
+			store, err := session.NewRedisStore(client)
+			require.NoError(t, err)
+			return store, func() { _ = store.Close(); _ = client.Close() }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store, closeStore := newStore(t)
+			before := goleak.IgnoreCurrent()
+			w := newWorld(t, store)
+			w.loginDead()
+			mustToken(t, w.svc, alice)
+			w.cache()
+			w.auth.Link(bob, email)
+			w.auth.Inject(sessiontest.LinkFetch, 1, w.auth.Hang())
+			asked := make(chan error, 1)
+			go func() {
+				_, err := w.svc.Token(context.WithoutCancel(t.Context()), bob)
+				asked <- err
+			}()
+			eventually(t, "a flight", func() bool { return w.auth.Calls(sessiontest.LinkFetch) > 1 })
+			require.NoError(t, w.svc.Close())
+			require.ErrorIs(t, <-asked, session.ErrClosed)
+			closeStore()
+			goleak.VerifyNone(t, before)
+		})
+	}
 }

@@ -1,4 +1,4 @@
-package main
+package redistest
 
 import (
 	"bytes"
@@ -7,14 +7,15 @@ import (
 	"sync"
 )
 
-// freezer dials for a client and can freeze its change feed: the connection
-// stays open, and nothing arrives any more.
-type freezer struct {
+// Freezer dials for a client and can freeze its change feed, the connection that
+// asked for CLIENT TRACKING: it stays open, and nothing arrives any more.
+type Freezer struct {
 	mu    sync.Mutex
 	feeds []*freezable // guarded by mu
 }
 
-func (f *freezer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+// Dial is for redis.Options.Dialer.
+func (f *Freezer) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, err
@@ -22,7 +23,8 @@ func (f *freezer) dial(ctx context.Context, network, addr string) (net.Conn, err
 	return &freezable{Conn: conn, owner: f, closed: make(chan struct{})}, nil
 }
 
-func (f *freezer) freeze() {
+// Freeze freezes the feeds that there are. What is dialed later is not frozen.
+func (f *Freezer) Freeze() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, c := range f.feeds {
@@ -35,7 +37,7 @@ func (f *freezer) freeze() {
 
 type freezable struct {
 	net.Conn
-	owner  *freezer
+	owner  *Freezer
 	closed chan struct{}
 	once   sync.Once
 
