@@ -54,7 +54,8 @@ var (
 // minute or so, driven by a timer that only runs while there are records;
 // Close stops it.
 func NewMemoryStore() *MemoryStore {
-	return &MemoryStore{entries: xsync.NewMap[string, memoryEntry]()}
+	// Growing only: to shrink the table is to make all writers wait.
+	return &MemoryStore{entries: xsync.NewMap[string, memoryEntry](xsync.WithGrowOnly())}
 }
 
 // Get implements [Store].
