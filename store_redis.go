@@ -36,8 +36,8 @@ type RedisStore struct {
 
 	swapScript, swapLeasedScript, deleteScript, dropScript, releaseScript *redis.Script
 
-	life   lifetime // of commands, also those whose callers stopped waiting
-	timers sync.Pool
+	life  lifetime // of commands, also those whose callers stopped waiting
+	waits sync.Pool
 }
 
 var (
@@ -392,49 +392,52 @@ func await[T any](ctx context.Context, s *RedisStore, op func(context.Context) (
 	if err := s.life.begin(); err != nil {
 		return zero, err
 	}
-	type result struct {
-		value T
-		err   error
+	c := &call[T]{Context: ctx, over: make(chan struct{})}
+	w, _ := s.waits.Get().(*wait)
+	if w == nil {
+		w = &wait{done: make(chan struct{}, 1), timeout: time.NewTimer(storeTimeout)}
+	} else {
+		w.timeout.Reset(storeTimeout)
 	}
-	c := &call{Context: ctx, over: make(chan struct{})}
-	done := make(chan result, 1)
 	go func() {
 		defer s.life.end()
-		value, err := op(c)
-		done <- result{value, err}
-	}()
-	timeout, _ := s.timers.Get().(*time.Timer)
-	if timeout == nil {
-		timeout = time.NewTimer(storeTimeout)
-	} else {
-		timeout.Reset(storeTimeout)
-	}
-	defer func() {
-		timeout.Stop()
-		s.timers.Put(timeout)
+		c.value, c.err = op(c)
+		w.done <- struct{}{}
 	}()
 	select {
-	case r := <-done:
-		return r.value, r.err
+	case <-w.done:
+		w.timeout.Stop() // before somebody else sets it
+		s.waits.Put(w)
+		return c.value, c.err
 	case <-ctx.Done():
+		w.timeout.Stop()
 		close(c.over)
 		return zero, ctx.Err()
-	case <-timeout.C:
+	case <-w.timeout.C:
 		close(c.over)
 		return zero, fmt.Errorf("no answer from Redis in %s", storeTimeout)
 	}
 }
 
-// call is the context of an operation: its caller's, until the caller has gone.
-// It is cheaper than one of package context, which it would be on every hit.
-type call struct {
-	context.Context
-	over chan struct{}
+// wait is what await can use again, once the answer has come.
+type wait struct {
+	done    chan struct{}
+	timeout *time.Timer
 }
 
-func (c *call) Done() <-chan struct{} { return c.over }
+// call is an operation's context, which is its caller's until the caller has
+// gone, and its result. It is cheaper than a context of package context, which
+// every read would pay for.
+type call[T any] struct {
+	context.Context
+	over  chan struct{}
+	value T
+	err   error
+}
 
-func (c *call) Err() error {
+func (c *call[T]) Done() <-chan struct{} { return c.over }
+
+func (c *call[T]) Err() error {
 	select {
 	case <-c.over:
 		return context.Canceled
