@@ -67,6 +67,7 @@ func newAuthClient(c config, health *component, logger *slog.Logger) *authClient
 		a.http = defaultHTTPClient()
 	} else {
 		own := *a.http
+		own.Jar = nil // which would mix accounts
 		a.http = &own
 	}
 	// A redirect would carry the password or the service key elsewhere.
@@ -335,7 +336,7 @@ func (r *authAnswer) verdict() error {
 		return nil
 	}
 	message, ours := r.message()
-	e := &AuthError{Op: r.call.op, StatusCode: r.status, Message: message, RetryAfter: r.retryAfter(), kind: ErrAuthUnavailable}
+	e := &AuthError{Op: r.call.op, StatusCode: r.status, Message: r.call.redact(message), RetryAfter: r.retryAfter(), kind: ErrAuthUnavailable}
 	link := strings.HasPrefix(r.call.op, "link ")
 	is := func(text string) bool { return ours && strings.Contains(strings.ToLower(message), text) }
 	login := r.call.op == "login"
@@ -369,17 +370,22 @@ func (r *authAnswer) message() (string, bool) {
 		Message json.RawMessage `json:"message"`
 	}
 	if json.Unmarshal(r.body, &body) != nil {
-		return "the answer is not JSON", false
+		return r.notJSON(), false
 	}
 	var text string
 	var list []string
 	if json.Unmarshal(body.Message, &text) != nil && json.Unmarshal(body.Message, &list) == nil {
 		text = strings.Join(list, "; ")
 	}
-	if r.call.hide != "" {
-		text = strings.ReplaceAll(text, r.call.hide, redacted)
+	return text, text != ""
+}
+
+// redact makes a message of the server's fit for an error.
+func (c authCall) redact(message string) string {
+	if c.hide != "" {
+		message = strings.ReplaceAll(message, c.hide, redacted)
 	}
-	return printable(text), text != ""
+	return printable(message)
 }
 
 func (r *authAnswer) retryAfter() time.Duration {
@@ -399,9 +405,23 @@ func (r *authAnswer) unusable(why string) *AuthError {
 
 func (r *authAnswer) decode(into any) error {
 	if json.Unmarshal(r.body, into) != nil {
-		return r.unusable("the answer is not JSON")
+		return r.unusable(r.notJSON())
 	}
 	return nil
+}
+
+// notJSON says what the body is instead, without quoting it.
+func (r *authAnswer) notJSON() string {
+	body := bytes.TrimSpace(r.body)
+	switch {
+	case len(body) == 0:
+		return "the answer is empty"
+	case body[0] == '<':
+		return "the answer is HTML"
+	case body[0] == '{':
+		return "the answer is truncated JSON"
+	}
+	return "the answer is not JSON"
 }
 
 // grant reads the tokens of a successful login, refresh or link fetch. An
@@ -432,11 +452,17 @@ func (r *authAnswer) grant() (grant, error) {
 	return g, nil
 }
 
-// probe asks for a sign of life; its result is in health.
+// probe asks for a sign of life; its result is in health. A refusal is no
+// outage, but it is not health either.
 func (a *authClient) probe(ctx context.Context, link bool) {
+	started := time.Now()
+	var err error
 	if link {
-		_, _ = a.linked(ctx, probeUser)
-		return
+		_, err = a.linked(ctx, probeUser)
+	} else {
+		_, err = a.repeat(ctx, authCall{op: "keys", method: http.MethodGet, path: "/api/v1/auth/jwks"})
 	}
-	_, _ = a.repeat(ctx, authCall{op: "keys", method: http.MethodGet, path: "/api/v1/auth/jwks"})
+	if isAuthError(err) {
+		a.health.failed(err, time.Since(started))
+	}
 }

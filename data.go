@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"github.com/sethvargo/go-retry"
 	"github.com/tidwall/gjson"
@@ -28,7 +29,7 @@ func (s *Service) SetData(ctx context.Context, userID, key string, value any) er
 	if err != nil {
 		return fmt.Errorf("session: data %q: %w", key, err)
 	}
-	return s.editData(ctx, userID, func(data map[string]json.RawMessage) bool {
+	return s.editData(ctx, userID, key, func(data map[string]json.RawMessage) bool {
 		data[key] = encoded
 		return true
 	})
@@ -37,7 +38,7 @@ func (s *Service) SetData(ctx context.Context, userID, key string, value any) er
 // DeleteData removes key from the user's session; a key that is not there is
 // no error. Otherwise it is as SetData.
 func (s *Service) DeleteData(ctx context.Context, userID, key string) error {
-	return s.editData(ctx, userID, func(data map[string]json.RawMessage) bool {
+	return s.editData(ctx, userID, key, func(data map[string]json.RawMessage) bool {
 		_, found := data[key]
 		delete(data, key)
 		return found
@@ -82,7 +83,10 @@ func DataAs[T any](ctx context.Context, s *Service, userID, key string) (T, bool
 
 // editData compares-and-swaps until edit has been applied to what is stored.
 // edit returns false when there is nothing to write.
-func (s *Service) editData(ctx context.Context, userID string, edit func(map[string]json.RawMessage) bool) error {
+func (s *Service) editData(ctx context.Context, userID, key string, edit func(map[string]json.RawMessage) bool) error {
+	if !utf8.ValidString(key) { // which JSON would store under another name
+		return fmt.Errorf("session: data: key %q is not valid UTF-8", key)
+	}
 	if err := s.enter(ctx, userID); err != nil {
 		return err
 	}

@@ -114,7 +114,7 @@ func (s *Service) giveBackLater(userID, owner string) {
 // returns "" for one that is this process's own, such as a wrong service key.
 // The words hold no secret because no error does.
 func (s *Service) noteOf(err error) string {
-	if !isAuthError(err) || !errors.Is(err, ErrAuthUnavailable) || wasNotAsked(err) || s.ctx.Err() != nil {
+	if !isAuthError(err) || !errors.Is(err, ErrAuthUnavailable) || wasNotAsked(err) || isRefused(err) || s.ctx.Err() != nil {
 		return ""
 	}
 	return printable(err.Error())

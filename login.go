@@ -7,6 +7,12 @@ import (
 	"time"
 )
 
+// What no e-mail address and no password exceeds, in bytes.
+const (
+	maxEmail    = 254
+	maxPassword = 1024
+)
+
 // linkTimeout is how long a login may be held up by making the link.
 const linkTimeout = 3 * time.Second
 
@@ -25,32 +31,65 @@ func (s *Service) Login(ctx context.Context, userID, email, password string) (*S
 		return nil, err
 	}
 	defer s.life.end()
-	if email == "" || password == "" {
+	switch {
+	case email == "" || password == "":
 		return nil, fmt.Errorf("%w: empty", ErrInvalidCredentials)
+	case len(email) > maxEmail || len(password) > maxPassword:
+		// The auth server fails over a large body, which would look like an outage.
+		return nil, fmt.Errorf("%w: too long", ErrInvalidCredentials)
 	}
 	g, err := s.auth.login(ctx, email, password)
 	if err != nil {
 		s.count.loginFailures.Add(1)
 		return nil, err
 	}
-	next := s.granted(userID, g)
-
 	// From here on the login has happened: a caller who gives up must not
 	// lose it.
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), authTimeout, errTimeout)
-	defer cancel()
-	if next, err = s.install(ctx, next); err != nil {
+	var installed *login
+	err = s.detached(ctx, authTimeout, func(ctx context.Context) (err error) {
+		if installed, err = s.install(ctx, s.granted(userID, g)); err != nil {
+			return err
+		}
+		s.count.logins.Add(1)
+		if s.linkEnabled && linkable(userID) {
+			ctx, cancel := context.WithTimeoutCause(ctx, linkTimeout, errTimeout)
+			defer cancel()
+			if err := s.auth.createLink(ctx, userID, installed.email, g.token); err != nil {
+				s.logger.Debug("session: no link made at login", "user", userID, "error", err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
 		return nil, err
 	}
-	s.count.logins.Add(1)
-	if s.linkEnabled && linkable(userID) {
-		ctx, cancel := context.WithTimeoutCause(ctx, linkTimeout, errTimeout)
-		defer cancel()
-		if err := s.auth.createLink(ctx, userID, next.email, g.token); err != nil {
-			s.logger.Debug("session: no link made at login", "user", userID, "error", err)
-		}
+	return installed.session(), nil
+}
+
+// detached runs what has to be done although the caller gives up, within a
+// limit; Close waits for it. The caller waits under their own context.
+func (s *Service) detached(ctx context.Context, limit time.Duration, do func(context.Context) error) error {
+	if err := s.life.begin(); err != nil {
+		return err
 	}
-	return next.session(), nil
+	done := make(chan error, 1)
+	go func() {
+		defer s.life.end()
+		defer func() {
+			if p := recover(); p != nil {
+				done <- fmt.Errorf("%w: panic in the store or the HTTP transport: %T", ErrStoreUnavailable, p)
+			}
+		}()
+		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), limit, errTimeout)
+		defer cancel()
+		done <- do(ctx)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // install makes next the user's session, whatever is stored.
@@ -62,7 +101,10 @@ func (s *Service) install(ctx context.Context, next *login) (*login, error) {
 		}
 		merged := next
 		if base.login != nil {
-			merged, _ = base.login.succeed(next)
+			var same bool
+			if merged, same = base.login.succeed(next); !same {
+				s.logger.Info("session: login as another account, starting a new session", "user", next.userID)
+			}
 		}
 		value, err := merged.encode()
 		if err != nil {
@@ -121,15 +163,16 @@ func (s *Service) Logout(ctx context.Context, userID string, opts ...LogoutOptio
 		unlinkErr = s.unlink(ctx, userID)
 	}
 	// The session goes even if the auth server has used up the caller's time.
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), storeTimeout, errTimeout)
-	defer cancel()
-	started := time.Now()
-	err := s.store.Delete(ctx, Record{UserID: userID})
-	err = s.storeAnswered(ctx, "delete", started, err)
-	s.forget(userID)
-	if err == nil {
-		s.count.logouts.Add(1)
-	}
+	err := s.detached(ctx, storeTimeout, func(ctx context.Context) error {
+		started := time.Now()
+		err := s.store.Delete(ctx, Record{UserID: userID})
+		err = s.storeAnswered(ctx, "delete", started, err)
+		s.forget(userID)
+		if err == nil {
+			s.count.logouts.Add(1)
+		}
+		return err
+	})
 	return errors.Join(err, unlinkErr)
 }
 

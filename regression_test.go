@@ -89,6 +89,7 @@ func TestLogoutEndsTheSessionWhenUnlinkingUsesUpTheTime(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 		defer cancel()
 		require.Error(t, w.svc.Logout(ctx, alice, session.AndUnlink()))
+		synctest.Wait()
 		require.Empty(t, w.stored(alice))
 	})
 }
@@ -104,7 +105,10 @@ func TestLogoutThatTimedOutDoesNotEndALaterLogin(t *testing.T) {
 	proxy.BlackholeExisting() // new connections get through, as for a retry
 	require.ErrorIs(t, svc.Logout(t.Context(), alice), session.ErrStoreUnavailable)
 	w.login(w.svc)
-	require.Never(t, func() bool { return w.stored(alice) == "" }, 4*time.Second, 50*time.Millisecond)
+	require.Never(t, func() bool {
+		_, err := w.store.Get(context.WithoutCancel(t.Context()), alice)
+		return errors.Is(err, session.ErrNotFound)
+	}, 4*time.Second, 50*time.Millisecond)
 }
 
 func TestLeaseWhoseAnswerWasLostIsGivenBack(t *testing.T) {
@@ -246,4 +250,65 @@ func TestNothingIsLostWhileAClusterSlotMoves(t *testing.T) {
 	})
 	require.NoError(t, client.Del(t.Context(), key).Err())
 	w.servedElse(before)
+}
+
+func TestSlowLinkCallLeavesTimeForTheRefreshToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, session.NewMemoryStore())
+		w.loginDead()
+		w.auth.Inject(sessiontest.LinkFetch, 1, sessiontest.Delay(2900*time.Millisecond))
+		w.auth.Inject(sessiontest.Refresh, 1, sessiontest.Delay(9*time.Second))
+		other := w.service()
+		result := make(chan error, 1)
+		go func() {
+			_, err := other.Token(context.WithoutCancel(t.Context()), alice)
+			result <- err
+		}()
+		mustToken(t, w.svc, alice)
+		require.NoError(t, <-result)
+		require.Equal(t, 1, w.auth.Calls(sessiontest.Refresh))
+	})
+}
+
+func TestPasswordsThatAreWordsOfTheServer(t *testing.T) {
+	w := newWorld(t, session.NewMemoryStore())
+	for _, typed := range []string{"password", "Invalid", "a", "email or"} {
+		_, err := w.svc.Login(t.Context(), alice, email, typed)
+		require.ErrorIs(t, err, session.ErrInvalidCredentials, typed)
+	}
+	w.auth.ResetCalls()
+	for range 6 {
+		_, err := w.svc.Login(t.Context(), alice, email, strings.Repeat("<", 60_000))
+		require.ErrorIs(t, err, session.ErrInvalidCredentials)
+	}
+	require.Zero(t, w.auth.Calls(sessiontest.Any))
+	w.login(w.svc)
+}
+
+func TestHealthIsNotGoodWhenTheServerRefuses(t *testing.T) {
+	for name, fault := range map[string]sessiontest.Fault{
+		"service key": sessiontest.Status(401, "Valid service key required"),
+		"route":       sessiontest.Status(404, "Cannot GET /x"),
+		"HTML":        sessiontest.HTML(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, session.NewMemoryStore())
+			w.auth.Inject(sessiontest.LinkCheck, 1, fault)
+			h := w.svc.Health(t.Context())
+			require.False(t, h.Auth.OK)
+			require.True(t, h.Degraded)
+		})
+	}
+}
+
+func TestKeysOfDataAreUTF8(t *testing.T) {
+	w := newWorld(t, session.NewMemoryStore())
+	w.login(w.svc)
+	require.Error(t, w.svc.SetData(t.Context(), alice, "\xff", 1))
+}
+
+func TestSessionsMayOutliveTheCentury(t *testing.T) {
+	w := newWorld(t, session.NewMemoryStore(), session.WithSessionTTL(290*365*24*time.Hour))
+	w.login(w.svc)
+	mustToken(t, w.svc, alice)
 }

@@ -52,11 +52,12 @@ import (
 )
 
 const (
-	// askTimeout bounds what the holder of a lease may take. The lease outlives
-	// it, so that only a process that was stopped meanwhile can overrun its
-	// lease; and who waits outlives the lease, to take it over from a process
-	// that died.
-	askTimeout    = authTimeout + 1*time.Second
+	// askTimeout bounds what the holder of a lease may take: asking for the
+	// link, spending the refresh token, and writing what came of it. The lease
+	// outlives it, so that only a process that was stopped meanwhile can overrun
+	// its lease; and who waits outlives the lease, to take it over from a
+	// process that died.
+	askTimeout    = linkPatience + spendingTime + 1*time.Second
 	leaseTTL      = askTimeout + 1*time.Second
 	flightTimeout = leaseTTL + 1*time.Second + askTimeout
 

@@ -7,7 +7,7 @@ import (
 )
 
 // Record is what a [Store] keeps for one user. The Service alone knows what
-// Value means; it may be sealed.
+// Value means.
 type Record struct {
 	// UserID is the Matrix user the record belongs to.
 	UserID string

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"iter"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -305,8 +306,11 @@ func (l *memoryLease) heldBy(owner string, now time.Time) bool {
 }
 
 func unixNano(t time.Time) int64 {
-	if t.IsZero() {
+	switch {
+	case t.IsZero():
 		return 0
+	case t.Year() > 2261: // beyond what nanoseconds can count
+		return math.MaxInt64
 	}
 	return t.UnixNano()
 }

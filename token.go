@@ -29,8 +29,10 @@ const (
 	knownWait = 250 * time.Millisecond
 
 	// A refresh token is single-use, so it is not spent without the time to
-	// hear what came of it, and its successor is written again and again.
-	spendingTime = 3 * time.Second
+	// hear what came of it, and its successor is written again and again. A
+	// link call that would use up that time is not waited for.
+	spendingTime = authTimeout + 1*time.Second
+	linkPatience = 3 * time.Second
 	commitPause  = 100 * time.Millisecond
 )
 
@@ -291,7 +293,7 @@ func (s *Service) mint(ctx context.Context, userID string, base snapshot) (*logi
 	}
 	var linkErr error // why the link gave no token; nil: it was not asked
 	if s.linkEnabled && linkable(userID) {
-		g, err := s.auth.fetchLink(ctx, userID)
+		g, err := s.fetchLink(ctx, userID, l)
 		switch {
 		case err == nil:
 			s.count.byLink.Add(1)
@@ -360,6 +362,16 @@ func (s *Service) mint(ctx context.Context, userID string, base snapshot) (*logi
 	}
 	// Another bot may have the key that this one lacks.
 	return nil, fmt.Errorf("%w: this service cannot refresh the session", ErrNotLoggedIn)
+}
+
+// fetchLink asks for the link, for a shorter time if there is another way.
+func (s *Service) fetchLink(ctx context.Context, userID string, l *login) (grant, error) {
+	if l != nil && !l.refresh.empty() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, linkPatience, errTimeout)
+		defer cancel()
+	}
+	return s.auth.fetchLink(ctx, userID)
 }
 
 // dropRefreshToken takes a spent refresh token out of a session that stays, so
