@@ -248,11 +248,10 @@ func (s *Service) fly(ctx context.Context, userID string, r replacement) (l *log
 		ctx, stop := context.WithDeadlineCause(context.WithoutCancel(ctx), deadline, errTimeout)
 		defer stop()
 		l, commitErr := s.commit(ctx, owner, base, next, r)
-		err = cmp.Or(err, commitErr)
-		if err == nil && r.ahead {
-			s.count.ahead.Add(1)
-		}
-		if err == nil {
+		if err = cmp.Or(err, commitErr); err == nil {
+			if r.ahead {
+				s.count.ahead.Add(1)
+			}
 			return l, nil
 		}
 	}
