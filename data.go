@@ -22,8 +22,8 @@ const conflictJitter = 5 * time.Millisecond
 // record.
 //
 // It returns [ErrNotLoggedIn] without a session (a link alone is not one),
-// [ErrStoreUnavailable] if the store fails, and an error of encoding/json for a
-// value that has no JSON form; in each case nothing was stored.
+// [ErrStoreUnavailable] if the store fails, when nothing is kept for later, and an
+// error of encoding/json for a value that has no JSON form.
 func (s *Service) SetData(ctx context.Context, userID, key string, value any) error {
 	encoded, err := json.Marshal(value)
 	if err != nil {
@@ -92,6 +92,9 @@ func (s *Service) editData(ctx context.Context, userID, key string, edit func(ma
 	}
 	defer s.life.end()
 	backoff := retry.WithFullJitter(retry.BackoffFunc(func() (time.Duration, bool) { return conflictJitter, false }))
+	if err := s.settle(ctx, userID); err != nil {
+		return err
+	}
 	return retry.Do(ctx, backoff, func(ctx context.Context) error {
 		base, err := s.readStore(ctx, userID)
 		if err != nil {
@@ -120,7 +123,7 @@ func (s *Service) editData(ctx context.Context, userID, key string, edit func(ma
 		started := time.Now()
 		_, err = s.store.Swap(ctx, base.stored, Record{UserID: userID, Value: value, Expires: next.expires})
 		err = s.storeAnswered(ctx, "write", started, err)
-		s.near.forget(userID)
+		s.wrote(userID, err)
 		if errors.Is(err, ErrConflict) {
 			return retry.RetryableError(err)
 		}

@@ -65,6 +65,17 @@ func parseToken(raw string) token {
 	return t
 }
 
+// outlives reports whether t is good for longer than o.
+func (t token) outlives(o token) bool {
+	switch {
+	case !t.readable || !o.readable:
+		return t.readable
+	case t.endless || o.endless:
+		return t.endless && !o.endless
+	}
+	return t.expires.After(o.expires)
+}
+
 // state is what may be done with a token at a moment.
 type state int
 

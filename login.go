@@ -24,8 +24,9 @@ const linkTimeout = 3 * time.Second
 //
 // It returns [ErrInvalidCredentials], [ErrEmailNotVerified], [ErrRateLimited]
 // or [ErrAuthUnavailable], each but for empty input with an [AuthError], and
-// [ErrStoreUnavailable] when the login could not be kept. The auth server
-// allows 10 logins a minute for all users of a bot together.
+// [ErrStoreUnavailable] when the login could not be kept: while the store is
+// away a login holds in this process, and is stored when the store is back. The
+// auth server allows 10 logins a minute for all users of a bot together.
 func (s *Service) Login(ctx context.Context, userID, email, password string) (*Session, error) {
 	if err := s.enter(ctx, userID); err != nil {
 		return nil, err
@@ -46,8 +47,14 @@ func (s *Service) Login(ctx context.Context, userID, email, password string) (*S
 	// From here on the login has happened: a caller who gives up must not
 	// lose it.
 	var installed *login
+	next := s.granted(userID, g)
+	next.since = wallClock()
 	err = s.detached(ctx, authTimeout, func(ctx context.Context) (err error) {
-		if installed, err = s.install(ctx, s.granted(userID, g)); err != nil {
+		installed, err = s.install(ctx, next)
+		if errors.Is(err, ErrStoreUnavailable) {
+			installed, err = s.installLater(next, err)
+		}
+		if err != nil {
 			return err
 		}
 		s.count.logins.Add(1)
@@ -92,7 +99,8 @@ func (s *Service) detached(ctx context.Context, limit time.Duration, do func(con
 	}
 }
 
-// install makes next the user's session, whatever is stored.
+// install makes next the user's session, whatever is stored. A log-out or an
+// older login that waits for the store is overtaken.
 func (s *Service) install(ctx context.Context, next *login) (*login, error) {
 	for {
 		base, err := s.readStore(ctx, next.userID)
@@ -100,7 +108,7 @@ func (s *Service) install(ctx context.Context, next *login) (*login, error) {
 			return nil, err
 		}
 		merged := next
-		if base.login != nil {
+		if base.login != nil && !s.queue.of(next.userID).isLogout() {
 			var same bool
 			if merged, same = base.login.succeed(next); !same {
 				s.logger.Info("session: login as another account, starting a new session", "user", next.userID)
@@ -113,9 +121,14 @@ func (s *Service) install(ctx context.Context, next *login) (*login, error) {
 		started := time.Now()
 		_, err = s.store.Swap(ctx, base.stored, Record{UserID: next.userID, Value: value, Expires: merged.expires})
 		err = s.storeAnswered(ctx, "write", started, err)
-		s.forget(next.userID)
-		if !errors.Is(err, ErrConflict) {
-			return merged, err
+		s.wrote(next.userID, err)
+		switch {
+		case err == nil:
+			s.queue.overtake(next.userID, next.since)
+			s.forget(next.userID)
+			return merged, nil
+		case !errors.Is(err, ErrConflict):
+			return nil, err
 		}
 	}
 }
@@ -145,9 +158,11 @@ func AndUnlink() LogoutOption {
 // does not bring the session back. For a user with a link the next Token begins
 // a new session, unless the link goes too: see [AndUnlink].
 //
-// It returns [ErrStoreUnavailable] when the session could not be removed, and
-// with AndUnlink the errors of the auth server as in [Service.Token]; the
-// session is removed even if the link is not.
+// It returns [ErrStoreUnavailable] when the session could not be removed from
+// the store: it has ended in this process then, and ends everywhere when the
+// store is back, unless the user logs in again before. With AndUnlink it also
+// returns the errors of the auth server as in [Service.Token]; the session is
+// removed even if the link is not.
 func (s *Service) Logout(ctx context.Context, userID string, opts ...LogoutOption) error {
 	if err := s.enter(ctx, userID); err != nil {
 		return err
@@ -163,17 +178,39 @@ func (s *Service) Logout(ctx context.Context, userID string, opts ...LogoutOptio
 		unlinkErr = s.unlink(ctx, userID)
 	}
 	// The session goes even if the auth server has used up the caller's time.
-	err := s.detached(ctx, storeTimeout, func(ctx context.Context) error {
-		started := time.Now()
-		err := s.store.Delete(ctx, Record{UserID: userID})
-		err = s.storeAnswered(ctx, "delete", started, err)
-		s.forget(userID)
-		if err == nil {
-			s.count.logouts.Add(1)
-		}
-		return err
+	err := s.detached(ctx, 2*storeTimeout, func(ctx context.Context) error {
+		return s.remove(ctx, userID)
 	})
 	return errors.Join(err, unlinkErr)
+}
+
+// remove ends the user's session: in this process at once, and in the store now
+// or when it is back.
+func (s *Service) remove(ctx context.Context, userID string) (err error) {
+	p := &queuedWrite{userID: userID, since: wallClock(), turn: make(chan struct{}, 1)}
+	p.turn <- struct{}{}
+	queued := s.queue.put(p)
+	defer func() {
+		<-p.turn
+		if queued && err == nil {
+			s.queue.done(p)
+		} else if queued {
+			s.writeLater()
+		}
+	}()
+	err = ErrStoreUnavailable // should the store panic
+	s.forget(userID)
+	if err = s.entomb(ctx, p); err != nil {
+		return err
+	}
+	started := time.Now()
+	err = s.store.Delete(ctx, Record{UserID: userID})
+	err = s.storeAnswered(ctx, "delete", started, err)
+	s.forget(userID)
+	if err == nil {
+		s.count.logouts.Add(1)
+	}
+	return err
 }
 
 func (s *Service) unlink(ctx context.Context, userID string) error {

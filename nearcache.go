@@ -176,6 +176,19 @@ func (n *nearCache) forget(userID string) {
 	}
 }
 
+// suspect keeps the user's entry only for while the store is away.
+func (n *nearCache) suspect(userID string) {
+	n.stripe(userID).Add(1)
+	n.entries.m.Compute(userID, func(e *nearEntry, loaded bool) (*nearEntry, xsync.ComputeOp) {
+		if !loaded {
+			return nil, xsync.CancelOp
+		}
+		doubted := *e
+		doubted.epoch = 0 // which never comes
+		return &doubted, xsync.UpdateOp
+	})
+}
+
 // Changed implements [Feed].
 func (n *nearCache) Changed(userID string) { n.forget(userID) }
 

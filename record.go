@@ -22,6 +22,7 @@ type login struct {
 	email   string
 	refresh secret    // single-use; empty when there is none
 	expires time.Time // of the session; zero: unknown, the store's expiry rules
+	since   time.Time // when the session began, to the millisecond; zero: see began
 	data    string    // a JSON object, or empty
 
 	stored Record // what the store holds, to compare-and-swap against
@@ -36,6 +37,7 @@ type wireRecord struct {
 	ExpiresAt string          `json:"expiresAt"`
 	Data      json.RawMessage `json:"data"`
 	Refresh   string          `json:"refreshToken,omitempty"`
+	Since     int64           `json:"since,omitempty"` // milliseconds since 1970
 }
 
 // encode writes l as the TypeScript service would, plus the refresh token.
@@ -46,6 +48,9 @@ func (l *login) encode() (string, error) {
 		ExpiresAt: l.expires.UTC().Format("2006-01-02T15:04:05.000Z"), // as Date.toISOString
 		Data:      json.RawMessage(l.data),
 		Refresh:   l.refresh.reveal(),
+	}
+	if !l.since.IsZero() {
+		w.Since = l.since.UnixMilli()
 	}
 	if l.data == "" {
 		w.Data = json.RawMessage("{}")
@@ -91,6 +96,10 @@ func decodeRecord(r Record) (*login, error) {
 			}
 		case "refreshToken":
 			l.refresh = newSecret(value.Str)
+		case "since":
+			if ms := value.Int(); ms > 0 {
+				l.since = time.UnixMilli(ms)
+			}
 		}
 		return true
 	})
@@ -120,6 +129,19 @@ func (l *login) live(now time.Time) bool {
 	return l.expires.IsZero() || l.expires.After(now)
 }
 
+// began is when the session began, or the zero time if that cannot be told. The
+// TypeScript service does not keep it, but leaves an e-mail only in a session
+// that a login began, or that it changed without giving it another end.
+func (l *login) began() time.Time {
+	switch {
+	case !l.since.IsZero():
+		return l.since
+	case l.email != "" && !l.expires.IsZero():
+		return l.expires.Add(-defaultSessionTTL)
+	}
+	return time.Time{}
+}
+
 // sameAccount reports whether next belongs to the account that l belongs to.
 // Subjects decide; when a token does not tell its subject, e-mails do.
 func (l *login) sameAccount(next *login) bool {
@@ -130,18 +152,22 @@ func (l *login) sameAccount(next *login) bool {
 }
 
 // succeed returns next as the successor of l: with l's data, and with what
-// next does not bring itself, unless next is another account.
+// next does not bring itself, unless next is another account. A login begins a
+// session even so; a refresh does not.
 func (l *login) succeed(next *login) (*login, bool) {
-	if !l.sameAccount(next) {
-		return next, false
-	}
 	merged := *next
+	if !l.sameAccount(next) {
+		return &merged, false
+	}
 	merged.data = l.data
 	if merged.email == "" {
 		merged.email = l.email
 	}
 	if merged.refresh.empty() {
 		merged.refresh = l.refresh
+	}
+	if merged.since.IsZero() {
+		merged.since = l.since
 	}
 	return &merged, true
 }

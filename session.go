@@ -83,6 +83,7 @@ type Service struct {
 	storeHealth *component
 
 	flights  singleflight.Group       // one per user, see token.go
+	queue    *writeQueue              // what waits for the store, see outage.go
 	unlinked *bounded[time.Time]      // users without a link, until when
 	backoffs *bounded[refreshBackoff] // refreshes ahead that failed
 	aheads   chan struct{}            // a slot per refresh ahead that runs
@@ -127,6 +128,7 @@ func New(opts ...Option) (*Service, error) {
 		sessionTTL:  c.sessionTTL,
 		ahead:       *c.ahead,
 		storeHealth: newComponent(),
+		queue:       newWriteQueue(maxQueued),
 		unlinked:    newBounded[time.Time](maxRemembered),
 		backoffs:    newBounded[refreshBackoff](maxRemembered),
 		aheads:      make(chan struct{}, maxAheads),
@@ -156,8 +158,10 @@ func New(opts ...Option) (*Service, error) {
 
 // Close stops everything the Service started: flights end, refreshes ahead
 // end, the change feed ends, and every later call returns ErrClosed. It waits
-// for them, 5 s at most, and closes the store and the Redis client if New made
-// them. Calling it again does nothing.
+// for them and for what is still to be written to a store that was away, 5 s at
+// most together, and closes the store and the Redis client if New made them.
+// It returns ErrStoreUnavailable if something was not stored. Calling it again
+// does nothing.
 func (s *Service) Close() error {
 	if !s.life.close() {
 		return nil
@@ -165,8 +169,12 @@ func (s *Service) Close() error {
 	s.cancel()
 	s.near.close()
 	var errs []error
+	limit := time.Now().Add(closeTimeout)
 	if !s.life.wait(closeTimeout) {
 		errs = append(errs, fmt.Errorf("session: Close: calls still running after %s", closeTimeout))
+	}
+	if left := s.queue.close(time.Until(limit)); left > 0 {
+		errs = append(errs, fmt.Errorf("%w: Close: %d logins, log-outs and refreshes were not stored", ErrStoreUnavailable, left))
 	}
 	for _, closer := range s.closers {
 		errs = append(errs, closer())
@@ -257,8 +265,20 @@ func (s *Service) decode(rec Record, t ticket, readAt time.Time) snapshot {
 		return snap
 	}
 	snap.login = l
-	s.near.fill(t, l, readAt)
+	if s.queue.of(rec.UserID) == nil { // which is newer
+		s.near.fill(t, l, readAt)
+	}
 	return snap
+}
+
+// wrote has what is known of a user read again: a write has changed it, or may
+// have, and then it still stands in for a store that is away.
+func (s *Service) wrote(userID string, err error) {
+	if errors.Is(err, ErrStoreUnavailable) {
+		s.near.suspect(userID)
+		return
+	}
+	s.near.forget(userID)
 }
 
 // storeAnswered keeps the books on a store operation and wraps its failure. The

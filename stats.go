@@ -38,6 +38,12 @@ type Stats struct {
 
 	StoreErrors int64
 	Unreadable  int64 // records that were no sessions
+
+	// Logins, log-outs and refreshes that the store was away for.
+	Queued      int   // waiting for it now
+	WrittenBack int64 // stored when it was back
+	Overtaken   int64 // of no use then, because the store held something newer
+	Dropped     int64 // lost, because they could not be stored: see the log
 }
 
 // counters are the live form of the counters in Stats.
@@ -49,6 +55,7 @@ type counters struct {
 	failedUnavailable, failedServiceKey, failedNotLink atomic.Int64
 	logins, loginFailures, logouts                     atomic.Int64
 	storeErrors, unreadable                            atomic.Int64
+	writtenBack, overtaken, dropped                    atomic.Int64
 }
 
 // stripedCounter is spread over cache lines by goroutine: hits come on every
@@ -110,6 +117,10 @@ func (s *Service) Stats(ctx context.Context) (Stats, error) {
 		Logouts:           c.logouts.Load(),
 		StoreErrors:       c.storeErrors.Load(),
 		Unreadable:        c.unreadable.Load(),
+		Queued:            s.queue.len(),
+		WrittenBack:       c.writtenBack.Load(),
+		Overtaken:         c.overtaken.Load(),
+		Dropped:           c.dropped.Load(),
 	}
 	for l, err := range s.all(ctx) {
 		if err != nil {
@@ -127,6 +138,8 @@ func (s *Service) Stats(ctx context.Context) (Stats, error) {
 type Health struct {
 	Store ComponentHealth
 	Auth  ComponentHealth
+	// Queued is how many logins, log-outs and refreshes wait for the store.
+	Queued int
 	// Degraded says that the Service serves what it knows because the store
 	// or the auth server does not answer.
 	Degraded bool
@@ -156,7 +169,8 @@ func (s *Service) Health(ctx context.Context) Health {
 		probes.Wait()
 	}
 	h := Health{Store: s.storeHealth.report(), Auth: s.auth.health.report()}
-	h.Degraded = !h.Store.OK || !h.Auth.OK
+	h.Queued = s.queue.len()
+	h.Degraded = !h.Store.OK || !h.Auth.OK || h.Queued > 0
 	return h
 }
 
@@ -165,8 +179,20 @@ const probeUser = "@health.probe:invalid"
 
 // component remembers how calls to the store or the auth server went.
 type component struct {
-	mu   sync.Mutex
-	last ComponentHealth // guarded by mu
+	mu       sync.Mutex
+	last     ComponentHealth // guarded by mu
+	failedAt time.Time       // guarded by mu
+}
+
+// awayFor is how long after a failure a component is not waited for by those
+// who have something else to go by.
+const awayFor = time.Second
+
+// away reports whether the last call failed a moment ago.
+func (c *component) away(now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.last.OK && now.Sub(c.failedAt) < awayFor
 }
 
 func newComponent() *component {
@@ -193,6 +219,7 @@ func (c *component) record(err error, latency time.Duration) (changed bool) {
 	c.last.Latency = latency
 	if err != nil {
 		c.last.LastError = printable(err.Error())
+		c.failedAt = time.Now()
 	}
 	return changed
 }

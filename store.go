@@ -30,7 +30,8 @@ func (r Record) Exists() bool { return r.Value != "" }
 // unavailable. Package storetest checks an implementation.
 //
 // A store that is shared between processes should implement [Locker], and
-// [Watcher] if it can; both memory and Redis do.
+// [Watcher] and [Tombstoner] if it can. Memory and Redis are both of the first
+// two; Redis, which can be away, is also the third.
 type Store interface {
 	// Get returns the user's record. A record past its expiry is not
 	// returned. It returns ErrNotFound when there is none.
@@ -78,6 +79,19 @@ type Locker interface {
 	// still, and returns ErrConflict otherwise. After an error the lease is
 	// as it was.
 	SwapLeased(ctx context.Context, owner string, old, next Record) (Record, error)
+}
+
+// Tombstoner is an optional capability of a [Store] that processes share: it
+// remembers log-outs. Without it, a login that a process could not store for
+// a while can undo a log-out that another process made since.
+type Tombstoner interface {
+	// Entomb notes that the user was logged out at the given time, unless a
+	// later time is noted already. Notes last for 7 days at least.
+	Entomb(ctx context.Context, userID string, loggedOut time.Time) error
+
+	// Tombstone returns when the user was last logged out, to the
+	// millisecond, or the zero time.
+	Tombstone(ctx context.Context, userID string) (time.Time, error)
 }
 
 // Lease is the answer to [Locker.Acquire].

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -23,18 +24,20 @@ const (
 )
 
 // RedisStore keeps records on Redis: one server, Sentinel or Cluster. It
-// implements [Locker] and [Watcher] and is safe for concurrent use.
+// implements [Locker], [Watcher] and [Tombstoner] and is safe for concurrent
+// use.
 //
 // The user's record lies under the key prefix followed by the user ID, as a
-// plain string with a TTL. The lease on it lies beside it, in the same Cluster
-// slot, under a prefix of its own (bot:session-lock: by default), because the
-// TypeScript service takes every key under the session prefix for a session.
+// plain string with a TTL. The lease on it and the tombstone of a log-out lie
+// beside it, in the same Cluster slot, under prefixes of their own
+// (bot:session-lock: and bot:session-logout: by default), because the TypeScript
+// service takes every key under the session prefix for a session.
 type RedisStore struct {
 	client redis.UniversalClient
 	keys   redisKeys
 	feed   feedConfig
 
-	swapScript, swapLeasedScript, deleteScript, dropScript, releaseScript *redis.Script
+	swapScript, swapLeasedScript, deleteScript, dropScript, releaseScript, entombScript *redis.Script
 
 	life  lifetime // of commands, also those whose callers stopped waiting
 	waits sync.Pool
@@ -44,6 +47,8 @@ var (
 	_ Store   = (*RedisStore)(nil)
 	_ Locker  = (*RedisStore)(nil)
 	_ Watcher = (*RedisStore)(nil)
+
+	_ Tombstoner = (*RedisStore)(nil)
 )
 
 // RedisOption configures [NewRedisStore].
@@ -75,6 +80,7 @@ func NewRedisStore(client redis.UniversalClient, opts ...RedisOption) (*RedisSto
 		deleteScript:     redis.NewScript(deleteSource),
 		dropScript:       redis.NewScript(dropSource),
 		releaseScript:    redis.NewScript(releaseSource),
+		entombScript:     redis.NewScript(entombSource),
 	}
 	if c, ok := client.(*redis.ClusterClient); ok {
 		// A replica may answer with what a change notice has long overtaken.
@@ -148,6 +154,17 @@ if ARGV[2] == '' then return redis.call('DEL', KEYS[1]) end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1
 `
+
+// The time is compared as text, which works for as many digits as it has.
+const entombSource = `
+local noted = redis.pcall('GET', KEYS[1])
+if type(noted) == 'string' and noted >= ARGV[1] then return 1 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+`
+
+// tombstoneTTL is as long as a login can wait to be stored: a session's life.
+const tombstoneTTL = 7 * 24 * time.Hour
 
 // Values of a lease key: who holds it, or what the last holder left to say.
 const (
@@ -281,6 +298,29 @@ func (s *RedisStore) Release(ctx context.Context, userID, owner, note string, ke
 			leaseOwner+owner, note, keep.Milliseconds()).Err()
 	})
 	return err
+}
+
+// Entomb implements [Tombstoner].
+func (s *RedisStore) Entomb(ctx context.Context, userID string, loggedOut time.Time) error {
+	_, err := await(ctx, s, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.entombScript.Run(ctx, s.client, []string{s.keys.tombstone(userID)},
+			fmt.Sprintf("%013d", loggedOut.UnixMilli()), tombstoneTTL.Milliseconds()).Err()
+	})
+	return err
+}
+
+// Tombstone implements [Tombstoner].
+func (s *RedisStore) Tombstone(ctx context.Context, userID string) (time.Time, error) {
+	noted, err := await(ctx, s, func(ctx context.Context) (int64, error) {
+		return s.client.Get(ctx, s.keys.tombstone(userID)).Int64()
+	})
+	switch {
+	case errors.Is(err, redis.Nil), isWrongType(err), errors.Is(err, strconv.ErrSyntax):
+		return time.Time{}, nil
+	case err != nil:
+		return time.Time{}, err
+	}
+	return time.UnixMilli(noted), nil
 }
 
 // All implements [Store]: SCAN over every master, with the values of each page

@@ -40,19 +40,23 @@ func (k redisKeys) pattern() string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`).Replace(k.prefix) + "*"
 }
 
-// lease is the key of the lease on a record, in the record's Cluster slot.
-func (k redisKeys) lease(userID string) string {
+// lease is the key of the lease on a record, tombstone that of the log-out.
+func (k redisKeys) lease(userID string) string     { return k.with("lock:", userID) }
+func (k redisKeys) tombstone(userID string) string { return k.with("logout:", userID) }
+
+// with is a key that goes with a record, in the record's Cluster slot.
+func (k redisKeys) with(kind, userID string) string {
 	key := k.record(userID)
 	switch tag := hashTag(key); {
 	case hashTag(k.prefix) != "":
-		return k.beside + "lock:" + userID // beside carries the same tag
+		return k.beside + kind + userID // beside carries the same tag
 	case tag != "":
-		return k.beside + "lock:{" + tag + "}" + userID
+		return k.beside + kind + "{" + tag + "}" + userID
 	case !strings.Contains(key, "}"):
-		return k.beside + "lock:{" + key + "}"
+		return k.beside + kind + "{" + key + "}"
 	default:
 		// A brace in the user ID keeps the key itself from being a tag.
-		return k.beside + "lock:{" + slotTag(hashSlot(key)) + "}" + userID
+		return k.beside + kind + "{" + slotTag(hashSlot(key)) + "}" + userID
 	}
 }
 

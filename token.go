@@ -57,6 +57,7 @@ const (
 //	–           dead          cannot be asked   ErrNotLoggedIn; the session stays
 //	–           dead          anything else     ErrAuthUnavailable, …; the session stays
 //	known       down          –                 the known token while it lives
+//	known       down          linked            a token; stored when the store is back
 //	unknown     down          –                 ErrStoreUnavailable
 func (s *Service) Token(ctx context.Context, userID string) (string, error) {
 	if raw, ok := s.near.fresh(userID, time.Now()); ok && ctx.Err() == nil {
@@ -102,23 +103,37 @@ func (s *Service) usable(ctx context.Context, userID string) (*login, error) {
 // store, or nil when there is none. While the store is away, what was last
 // known stands in for it.
 func (s *Service) known(ctx context.Context, userID string) (*login, error) {
+	if waiting := s.queue.of(userID); waiting != nil {
+		s.count.hits.inc()
+		return waiting.login, nil
+	}
 	e, believed, ok := s.near.get(userID, time.Now())
 	if believed {
 		s.count.hits.inc()
 		return e.login, nil
 	}
 	s.count.misses.Add(1)
-	if !ok || e.login.token.state(time.Now(), 0) == dead {
+	if !ok {
 		snap, err := s.readStore(ctx, userID)
 		return snap.login, err
 	}
-	read, cancel := context.WithTimeoutCause(ctx, knownWait, errTimeout)
-	defer cancel()
-	snap, err := s.readStore(read, userID)
-	if errors.Is(err, ErrStoreUnavailable) {
+	if s.storeHealth.away(time.Now()) {
 		return e.login, nil
 	}
-	return snap.login, err
+	read := ctx
+	if e.login.token.state(time.Now(), 0) != dead {
+		var cancel context.CancelFunc
+		read, cancel = context.WithTimeoutCause(ctx, knownWait, errTimeout)
+		defer cancel()
+	}
+	snap, err := s.readStore(read, userID)
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != nil:
+		return e.login, nil
+	}
+	return snap.login, nil
 }
 
 // refreshBackoff says when a refresh ahead of a user may be tried again.
@@ -228,7 +243,13 @@ func (s *Service) fly(ctx context.Context, userID string, r replacement) (l *log
 	}()
 
 	owner := rand.Text()
-	base, err := s.takeLease(ctx, userID, owner, r)
+	var base snapshot
+	if err = s.settle(ctx, userID); err == nil {
+		base, err = s.takeLease(ctx, userID, owner, r)
+	}
+	if errors.Is(err, ErrStoreUnavailable) {
+		return s.replaceWithoutStore(ctx, userID, r, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -381,8 +402,7 @@ func (s *Service) dropRefreshToken(ctx context.Context, base snapshot) {
 	if value, err := next.encode(); err == nil && !next.expires.IsZero() {
 		started := time.Now()
 		_, err = s.store.Swap(ctx, base.stored, Record{UserID: next.userID, Value: value, Expires: next.expires})
-		_ = s.storeAnswered(ctx, "write", started, err)
-		s.near.forget(next.userID)
+		s.wrote(next.userID, s.storeAnswered(ctx, "write", started, err))
 	}
 }
 
@@ -404,10 +424,15 @@ func (s *Service) granted(userID string, g grant) *login {
 	}
 }
 
-// sessionEnd is when a session ends that was used now: by the wall clock, and
-// to the millisecond that a record keeps.
+// sessionEnd is when a session ends that was used now.
 func (s *Service) sessionEnd() time.Time {
-	return time.Now().Add(s.sessionTTL).Truncate(time.Millisecond)
+	return wallClock().Add(s.sessionTTL)
+}
+
+// wallClock is the time as processes compare it, and to the millisecond that a
+// record keeps.
+func wallClock() time.Time {
+	return time.Now().Truncate(time.Millisecond)
 }
 
 // commit puts next in the place of base and gives the lease back. If the
@@ -428,9 +453,17 @@ func (s *Service) commit(ctx context.Context, owner string, base snapshot, next 
 			merged.stored, err = s.store.Swap(ctx, base.stored, rec)
 		}
 		err = s.storeAnswered(ctx, "write", started, err)
-		s.near.forget(next.userID)
-		if errors.Is(err, ErrStoreUnavailable) && !next.refresh.empty() && pause(ctx, commitPause) {
-			continue // the old refresh token is spent: only the new one keeps the login
+		s.wrote(next.userID, err)
+		if errors.Is(err, ErrStoreUnavailable) && base.login != nil {
+			if s.commitLater(owner, base.login, merged, next) {
+				return merged, nil
+			}
+			if s.queue.of(next.userID).isLogout() {
+				return nil, fmt.Errorf("%w: logged out meanwhile", ErrNotLoggedIn)
+			}
+			if !next.refresh.empty() && pause(ctx, commitPause) {
+				continue // the old refresh token is spent: only the new one keeps the login
+			}
 		}
 		if !errors.Is(err, ErrConflict) {
 			return merged, err
@@ -468,10 +501,12 @@ func pause(ctx context.Context, d time.Duration) bool {
 func (s *Service) merge(base snapshot, next *login) *login {
 	if base.login == nil {
 		merged := *next
+		merged.since = wallClock()
 		return &merged
 	}
 	merged, same := base.login.succeed(next)
 	if !same {
+		merged.since = wallClock()
 		s.logger.Warn("session: the token is of another account, starting a new session", "user", next.userID)
 	} else if base.login.email != "" {
 		merged.email = base.login.email
@@ -485,7 +520,7 @@ func (s *Service) end(ctx context.Context, base snapshot, r replacement) (*login
 	started := time.Now()
 	err := s.store.Delete(ctx, base.stored)
 	err = s.storeAnswered(ctx, "delete", started, err)
-	s.near.forget(base.stored.UserID)
+	s.wrote(base.stored.UserID, err)
 	switch {
 	case err == nil:
 		s.count.ended.Add(1)

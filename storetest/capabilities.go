@@ -288,3 +288,46 @@ func (s *suite) announcedInTime(t *testing.T, store session.Store) {
 		n.until(t, "a write", func() bool { return n.changed[alice] > before })
 	}
 }
+
+func tombstoner(t *testing.T, store session.Store) session.Tombstoner {
+	t.Helper()
+	tombs, ok := store.(session.Tombstoner)
+	if !ok {
+		t.Skip("not a session.Tombstoner")
+	}
+	return tombs
+}
+
+func (s *suite) tombstoneTellsLatest(t *testing.T, store session.Store) {
+	tombs := tombstoner(t, store)
+	at := time.Now().Truncate(time.Millisecond)
+	for _, step := range []struct{ noted, want time.Time }{
+		{want: time.Time{}},
+		{noted: at, want: at},
+		{noted: at.Add(-time.Hour), want: at},
+		{noted: at.Add(time.Minute), want: at.Add(time.Minute)},
+	} {
+		if !step.noted.IsZero() {
+			noError(t, tombs.Entomb(t.Context(), alice, step.noted))
+		}
+		got := must[time.Time](t)(tombs.Tombstone(t.Context(), alice))
+		if !got.Equal(step.want) {
+			t.Fatalf("tombstone after %v is %v, want %v", step.noted, got, step.want)
+		}
+	}
+	other := must[time.Time](t)(tombs.Tombstone(t.Context(), bob))
+	if !other.IsZero() {
+		t.Fatalf("tombstone of another user is %v", other)
+	}
+}
+
+func (s *suite) tombstoneIsNoRecord(t *testing.T, store session.Store) {
+	tombs := tombstoner(t, store)
+	noError(t, tombs.Entomb(t.Context(), alice, time.Now()))
+	wantNothing(t, store, alice)
+	for rec, err := range store.All(t.Context()) {
+		t.Fatalf("All yields %+v, %v beside a tombstone", rec, err)
+	}
+	must[session.Record](t)(store.Swap(t.Context(), nothing(alice), record(alice, "1")))
+	wantValue(t, store, alice, "1")
+}

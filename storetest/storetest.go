@@ -34,8 +34,8 @@ type suite struct {
 	advance  func(time.Duration)
 }
 
-// Run runs the conformance suite, including the parts for session.Locker and
-// session.Watcher if the store implements them. newStore returns an empty
+// Run runs the conformance suite, including the parts for session.Locker,
+// session.Watcher and session.Tombstoner if the store implements them. newStore returns an empty
 // store, which it also cleans up.
 func Run(t *testing.T, newStore func(*testing.T) session.Store, opts ...Option) {
 	s := &suite{newStore: newStore}
@@ -67,6 +67,8 @@ func Run(t *testing.T, newStore func(*testing.T) session.Store, opts ...Option) 
 		"DeletingBreaksTheLease":          s.deletingBreaksLease,
 		"ConditionalDeleteKeepsTheLease":  s.conditionalDeleteKeepsLease,
 		"LeaseIsNoRecord":                 s.leaseIsNoRecord,
+		"TombstoneTellsTheLatestLogout":   s.tombstoneTellsLatest,
+		"TombstoneIsNoRecord":             s.tombstoneIsNoRecord,
 		"WatcherAnnouncesEveryChange":     s.watcherAnnounces,
 		"WatcherEndsWithItsContext":       s.watcherEnds,
 		"AnnouncedBeforeANewReadIsBelief": s.announcedInTime,

@@ -1,0 +1,530 @@
+package session
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// While the store is away, a login, a log-out and a refresh of a user who is
+// known hold in this process and wait in a queue. When the store is back they
+// are stored by compare-and-swap, unless it holds something newer.
+
+const (
+	maxQueued = 100_000 // writes
+
+	// The store is tried again after drainPause, by drainWidth writes at a time
+	// until drainFailures of them have failed.
+	drainPause    = 100 * time.Millisecond
+	drainWidth    = 16
+	drainFailures = 8
+
+	writeBackTimeout = 2 * storeTimeout
+	closeGrace       = 100 * time.Millisecond
+)
+
+// queuedWrite is the last thing that happened to a user's session while the
+// store was away. Its fields do not change; a later event takes its place.
+type queuedWrite struct {
+	userID string
+	login  *login    // the session as it is now; nil: logged out
+	since  time.Time // when the session began, or the log-out was
+	began  bool      // by a login, as opposed to a refresh of what is stored
+	clean  bool      // a login after a log-out: what is stored has no data for it
+	base   *login    // what a refresh replaced
+	spent  bool      // a refresh used up the refresh token of base
+	owner  string    // of a lease that a refresh may still hold
+
+	turn chan struct{} // held by who is storing it
+}
+
+func (p *queuedWrite) isLogout() bool { return p != nil && p.login == nil }
+
+// installLater is install for while the store is away.
+func (s *Service) installLater(next *login, cause error) (*login, error) {
+	merged := next
+	if base := s.lastKnown(next.userID); base != nil {
+		merged, _ = base.succeed(next)
+	}
+	p := &queuedWrite{userID: next.userID, login: merged, since: next.since, began: true, turn: make(chan struct{}, 1)}
+	if !s.queue.put(p) {
+		return nil, cause
+	}
+	s.forget(next.userID)
+	s.writeLater()
+	return merged, nil
+}
+
+// commitLater is commit for while the store is away, and reports whether merged
+// will be stored. Nobody is made a session of that had none in the store: a
+// log-out could not be seen.
+func (s *Service) commitLater(owner string, base, merged, next *login) bool {
+	queued := s.queue.putOver(nil, &queuedWrite{
+		userID: merged.userID, login: merged, since: merged.began(), base: base, owner: owner,
+		spent: !next.refresh.empty(), turn: make(chan struct{}, 1),
+	})
+	if queued {
+		s.near.suspect(merged.userID)
+		s.writeLater()
+	}
+	return queued
+}
+
+// replaceWithoutStore is the rest of a flight that found the store away: it
+// replaces the token of a user who is known by the SSO-Link. The refresh token
+// is not spent, which takes the lease in the store.
+func (s *Service) replaceWithoutStore(ctx context.Context, userID string, r replacement, cause error) (*login, error) {
+	waiting := s.queue.of(userID)
+	base := s.lastKnown(userID)
+	switch {
+	case waiting.isLogout():
+		return nil, fmt.Errorf("%w: logged out, and %w", ErrNotLoggedIn, cause)
+	case base == nil:
+		return nil, cause
+	case r.wanted(base):
+		return base, nil
+	case !s.linkEnabled || !linkable(userID):
+		return nil, cause
+	}
+	g, err := s.fetchLink(ctx, userID, nil)
+	if err != nil {
+		s.count.failed(err)
+		s.logger.Warn("session: token not replaced, and the store is away", "user", userID, "error", err)
+		return nil, fmt.Errorf("%w; %w", cause, err)
+	}
+	s.count.byLink.Add(1)
+	merged, same := base.succeed(s.granted(userID, g))
+	if !same {
+		s.logger.Warn("session: the link is to another account, and the store is away", "user", userID)
+		return nil, cause
+	}
+	if base.email != "" {
+		merged.email = base.email
+	}
+	next := &queuedWrite{userID: userID, login: merged, since: merged.began(), base: base, turn: make(chan struct{}, 1)}
+	if waiting != nil { // the same write, with a better token
+		next.since, next.began, next.clean = waiting.since, waiting.began, waiting.clean
+		next.base, next.spent, next.owner = waiting.base, waiting.spent, waiting.owner
+	}
+	if !s.queue.putOver(waiting, next) {
+		return nil, cause
+	}
+	s.near.suspect(userID)
+	s.writeLater()
+	return merged, nil
+}
+
+// lastKnown is the user's session as this process last knew it, or nil.
+func (s *Service) lastKnown(userID string) *login {
+	if waiting := s.queue.of(userID); waiting != nil {
+		return waiting.login
+	}
+	if e, _, ok := s.near.get(userID, time.Now()); ok {
+		return e.login
+	}
+	return nil
+}
+
+// settle stores what waits for the store about a user, before anything that
+// goes by what is stored. It returns ErrStoreUnavailable if that cannot be done
+// now.
+func (s *Service) settle(ctx context.Context, userID string) error {
+	for {
+		waiting := s.queue.of(userID)
+		if waiting == nil {
+			return nil
+		}
+		select {
+		case waiting.turn <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		err := s.writeBack(ctx, waiting)
+		<-waiting.turn
+		if err != nil && ctx.Err() == nil && !errors.Is(err, ErrStoreUnavailable) {
+			err = storeError("write back", err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// writeLater has the queue stored when the store is back.
+func (s *Service) writeLater() {
+	s.queue.start(func(ctx context.Context) {
+		s.logger.Warn("session: writes wait for the store")
+		began := time.Now()
+		for !s.queue.drained() {
+			s.writeBackSome(ctx)
+			if s.queue.len() > 0 && !pause(ctx, drainPause) {
+				return
+			}
+		}
+		s.logger.Info("session: no write waits for the store any more", "after", time.Since(began).Round(time.Millisecond))
+	})
+}
+
+// writeBackSome stores what waits, in no order, until the store fails.
+func (s *Service) writeBackSome(ctx context.Context) {
+	var failures atomic.Int32
+	var workers errgroup.Group
+	workers.SetLimit(drainWidth)
+	for _, waiting := range s.queue.all() {
+		if failures.Load() >= drainFailures || ctx.Err() != nil {
+			break
+		}
+		workers.Go(func() error {
+			select {
+			case waiting.turn <- struct{}{}:
+				defer func() { <-waiting.turn }()
+			default: // somebody is at it
+				return nil
+			}
+			if s.writeBack(ctx, waiting) != nil {
+				failures.Add(1)
+			}
+			return nil
+		})
+	}
+	_ = workers.Wait()
+}
+
+// errLeaseElsewhere says that another process is asking for the user.
+var errLeaseElsewhere = errors.New("session: lease held by another process")
+
+// writeBack stores what waits about a user, for who has its turn. After an
+// error it still waits.
+func (s *Service) writeBack(ctx context.Context, p *queuedWrite) (err error) {
+	if s.queue.of(p.userID) != p {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, writeBackTimeout, errTimeout)
+	defer cancel()
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			err = fmt.Errorf("%w: panic in the store: %T", ErrStoreUnavailable, panicked)
+		}
+	}()
+	stored := false
+	if p.login == nil {
+		stored, err = s.writeBackLogout(ctx, p)
+	} else {
+		stored, err = s.writeBackLogin(ctx, p)
+	}
+	switch {
+	case err == nil && stored:
+		s.count.writtenBack.Add(1)
+	case err == nil:
+		s.count.overtaken.Add(1)
+		s.logger.Info("session: the store holds something newer than what waited for it", "user", p.userID)
+	case errors.Is(err, ErrStoreUnavailable), errors.Is(err, errLeaseElsewhere), ctx.Err() != nil:
+		return err
+	default: // it never will be
+		s.count.dropped.Add(1)
+		s.logger.Error("session: login lost, it cannot be stored", "user", p.userID, "error", err)
+	}
+	s.forget(p.userID)
+	s.queue.done(p)
+	return nil
+}
+
+// writeBackLogout removes the session that the log-out was about, and reports
+// whether there was one.
+func (s *Service) writeBackLogout(ctx context.Context, p *queuedWrite) (bool, error) {
+	if err := s.entomb(ctx, p); err != nil {
+		return false, err
+	}
+	for {
+		now, err := s.readStore(ctx, p.userID)
+		if err != nil {
+			return false, err
+		}
+		if !now.stored.Exists() || now.login != nil && now.login.began().After(p.since) {
+			return false, nil
+		}
+		started := time.Now()
+		err = s.store.Delete(ctx, now.stored)
+		if err = s.storeAnswered(ctx, "delete", started, err); !errors.Is(err, ErrConflict) {
+			return err == nil, err
+		}
+	}
+}
+
+// entomb leaves word of a log-out for logins that wait in other processes.
+func (s *Service) entomb(ctx context.Context, p *queuedWrite) error {
+	tombs, ok := s.store.(Tombstoner)
+	if !ok {
+		return nil
+	}
+	started := time.Now()
+	return s.storeAnswered(ctx, "entomb", started, tombs.Entomb(ctx, p.userID, p.since))
+}
+
+// writeBackLogin stores a login or a refresh unless it is overtaken, and
+// reports whether it did. The lease keeps refreshes of other processes off; a
+// log-out breaks it, and so cannot pass between looking for its tombstone and
+// creating a record.
+func (s *Service) writeBackLogin(ctx context.Context, p *queuedWrite) (bool, error) {
+	owner := p.owner
+	if owner == "" {
+		owner = rand.Text()
+	}
+	for {
+		base, err := s.leaseNow(ctx, p.userID, owner)
+		if err != nil {
+			return false, err
+		}
+		loggedOut, err := s.tombstone(ctx, p.userID)
+		if err != nil {
+			s.giveBack(ctx, p.userID, owner, "")
+			return false, err
+		}
+		next := p.reconcile(base.login, loggedOut)
+		if next == nil || !next.live(time.Now()) {
+			s.giveBack(ctx, p.userID, owner, "")
+			return false, nil
+		}
+		value, err := next.encode()
+		if err != nil {
+			s.giveBack(ctx, p.userID, owner, "")
+			return false, err
+		}
+		rec := Record{UserID: p.userID, Value: value, Expires: next.expires}
+		started := time.Now()
+		if s.locker != nil {
+			_, err = s.locker.SwapLeased(ctx, owner, base.stored, rec)
+		} else {
+			_, err = s.store.Swap(ctx, base.stored, rec)
+		}
+		if err = s.storeAnswered(ctx, "write", started, err); !errors.Is(err, ErrConflict) {
+			return err == nil, err
+		}
+	}
+}
+
+// leaseNow takes the lease if it is to be had, and returns what is stored.
+func (s *Service) leaseNow(ctx context.Context, userID, owner string) (snapshot, error) {
+	if s.locker == nil {
+		return s.readStore(ctx, userID)
+	}
+	ticket, started := s.near.ticket(userID), time.Now()
+	lease, rec, err := s.locker.Acquire(ctx, userID, owner, leaseTTL)
+	if err = s.storeAnswered(ctx, "lease", started, err); err != nil {
+		return snapshot{}, err
+	}
+	if !lease.Held {
+		return snapshot{}, errLeaseElsewhere
+	}
+	rec.UserID = userID
+	return s.decode(rec, ticket, started), nil
+}
+
+func (s *Service) tombstone(ctx context.Context, userID string) (time.Time, error) {
+	tombs, ok := s.store.(Tombstoner)
+	if !ok {
+		return time.Time{}, nil
+	}
+	started := time.Now()
+	at, err := tombs.Tombstone(ctx, userID)
+	return at, s.storeAnswered(ctx, "tombstone", started, err)
+}
+
+// reconcile returns what to store of a login or refresh that waited, in the
+// place of what is stored now (nil: nothing), when the user was last logged out
+// at the given time. It returns nil when something newer has overtaken it.
+func (p *queuedWrite) reconcile(stored *login, loggedOut time.Time) *login {
+	if !loggedOut.IsZero() && !loggedOut.Before(p.since) {
+		return nil
+	}
+	if p.began {
+		switch {
+		case stored == nil || p.clean:
+			if stored != nil && stored.began().After(p.since) {
+				return nil
+			}
+			next := *p.login
+			if p.clean || !loggedOut.IsZero() {
+				next.data = "" // it went with the log-out
+			}
+			return &next
+		case stored.began().After(p.since):
+			return nil
+		}
+		next, _ := stored.succeed(p.login)
+		return next
+	}
+
+	// A refresh is of use to the session that it is of.
+	switch {
+	case stored == nil && p.spent:
+		return p.login // the store lost it, and there is no other way back
+	case stored == nil, !stored.sameAccount(p.login), stored.began().After(p.since):
+		return nil
+	}
+	next, _ := stored.succeed(p.login)
+	if stored.email != "" {
+		next.email = stored.email
+	}
+	unspent := !p.spent || !stored.refresh.empty() && !stored.refresh.equal(p.base.refresh)
+	if unspent {
+		next.refresh = stored.refresh
+	}
+	if !stored.token.raw.equal(p.base.token.raw) && stored.token.outlives(p.login.token) {
+		if unspent {
+			return nil
+		}
+		next.token = stored.token
+	}
+	return next
+}
+
+// writeQueue holds at most one write per user.
+type writeQueue struct {
+	max  int
+	size atomic.Int32 // len(waiting), for when there is nothing
+
+	mu      sync.Mutex
+	waiting map[string]*queuedWrite // guarded by mu
+	closed  bool                    // guarded by mu
+	idle    chan struct{}           // guarded by mu; open while somebody drains the queue
+	ctx     context.Context
+	cancel  context.CancelFunc
+}
+
+func newWriteQueue(size int) *writeQueue {
+	q := &writeQueue{max: size, waiting: make(map[string]*queuedWrite)}
+	q.ctx, q.cancel = context.WithCancel(context.Background())
+	return q
+}
+
+func (q *writeQueue) len() int { return int(q.size.Load()) }
+
+// of returns what waits about a user, or nil.
+func (q *writeQueue) of(userID string) *queuedWrite {
+	if q.size.Load() == 0 {
+		return nil
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.waiting[userID]
+}
+
+func (q *writeQueue) all() []*queuedWrite {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	all := make([]*queuedWrite, 0, len(q.waiting))
+	for _, p := range q.waiting {
+		all = append(all, p)
+	}
+	return all
+}
+
+// put makes a login or log-out the last thing that happened, unless it is older
+// than what is there. It returns false when the queue is full or closed.
+func (q *writeQueue) put(p *queuedWrite) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	old := q.waiting[p.userID]
+	if old != nil && old.since.After(p.since) {
+		return true
+	}
+	p.clean = old.isLogout() || old != nil && old.clean
+	return q.set(old, p)
+}
+
+// putOver puts p in the place of old, and returns false if old is not there any
+// more, or the queue is full or closed.
+func (q *writeQueue) putOver(old, p *queuedWrite) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.waiting[p.userID] == old && q.set(old, p)
+}
+
+func (q *writeQueue) set(old, p *queuedWrite) bool { // with mu held
+	if q.closed || old == nil && len(q.waiting) >= q.max {
+		return false
+	}
+	q.waiting[p.userID] = p
+	q.size.Store(int32(len(q.waiting)))
+	return true
+}
+
+// done removes what has been stored.
+func (q *writeQueue) done(p *queuedWrite) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.waiting[p.userID] == p {
+		delete(q.waiting, p.userID)
+		q.size.Store(int32(len(q.waiting)))
+	}
+}
+
+// overtake removes what is not newer than a login that has been stored.
+func (q *writeQueue) overtake(userID string, since time.Time) {
+	if p := q.of(userID); p != nil && !p.since.After(since) {
+		q.done(p)
+	}
+}
+
+// start runs drain, unless it runs, until it finds the queue drained.
+func (q *writeQueue) start(drain func(context.Context)) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed || q.idle != nil {
+		return
+	}
+	idle := make(chan struct{})
+	q.idle = idle
+	go func() {
+		defer close(idle)
+		drain(q.ctx)
+	}()
+}
+
+// drained reports whether nothing waits; if so, who drains the queue must end.
+func (q *writeQueue) drained() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.waiting) == 0 {
+		q.idle = nil
+		return true
+	}
+	return false
+}
+
+// close waits for the queue to be drained, then takes nothing any more. It
+// returns how many writes are left.
+func (q *writeQueue) close(limit time.Duration) (left int) {
+	q.mu.Lock()
+	idle := q.idle
+	q.mu.Unlock()
+	if idle != nil {
+		timeout := time.NewTimer(limit)
+		defer timeout.Stop()
+		select {
+		case <-idle:
+		case <-timeout.C:
+		}
+	}
+	q.mu.Lock()
+	q.closed = true
+	left = len(q.waiting)
+	q.mu.Unlock()
+	q.cancel()
+	if idle != nil { // what is under way is over at once, unless a store ignores its context
+		timeout := time.NewTimer(closeGrace)
+		defer timeout.Stop()
+		select {
+		case <-idle:
+		case <-timeout.C:
+		}
+	}
+	return left
+}

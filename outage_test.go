@@ -1,0 +1,596 @@
+package session_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mana/session"
+	"github.com/mana/session/sessiontest"
+)
+
+// link is one process's way to a store that several share, and that it may lose.
+type link struct {
+	*session.MemoryStore
+	tombs *tombs
+
+	away       atomic.Bool // nothing gets through
+	loseAnswer atomic.Bool // writes get through, their answers do not
+	dropped    chan struct{}
+}
+
+type tombs struct {
+	mu sync.Mutex
+	at map[string]time.Time
+}
+
+var errAway = errors.New("no route to the store")
+
+func newLink(t *testing.T) *link {
+	store := session.NewMemoryStore()
+	t.Cleanup(func() { store.Close() })
+	return &link{MemoryStore: store, tombs: &tombs{at: make(map[string]time.Time)}, dropped: make(chan struct{})}
+}
+
+// another is another process's link to the same store.
+func (l *link) another() *link {
+	return &link{MemoryStore: l.MemoryStore, tombs: l.tombs, dropped: make(chan struct{})}
+}
+
+func (l *link) lose() {
+	l.away.Store(true)
+	close(l.dropped)
+}
+
+func (l *link) restore() {
+	l.dropped = make(chan struct{})
+	l.away.Store(false)
+}
+
+func (l *link) write(do func() error) error {
+	if l.away.Load() {
+		return errAway
+	}
+	if err := do(); err != nil || !l.loseAnswer.Load() {
+		return err
+	}
+	return errAway
+}
+
+func (l *link) Get(ctx context.Context, userID string) (rec session.Record, err error) {
+	if l.away.Load() {
+		return rec, errAway
+	}
+	return l.MemoryStore.Get(ctx, userID)
+}
+
+func (l *link) Swap(ctx context.Context, old, next session.Record) (rec session.Record, err error) {
+	return rec, l.write(func() error { rec, err = l.MemoryStore.Swap(ctx, old, next); return err })
+}
+
+func (l *link) Delete(ctx context.Context, old session.Record) error {
+	return l.write(func() error { return l.MemoryStore.Delete(ctx, old) })
+}
+
+func (l *link) Acquire(ctx context.Context, userID, owner string, ttl time.Duration) (lease session.Lease, rec session.Record, err error) {
+	err = l.write(func() error { lease, rec, err = l.MemoryStore.Acquire(ctx, userID, owner, ttl); return err })
+	return lease, rec, err
+}
+
+func (l *link) Release(ctx context.Context, userID, owner, note string, keep time.Duration) error {
+	return l.write(func() error { return l.MemoryStore.Release(ctx, userID, owner, note, keep) })
+}
+
+func (l *link) SwapLeased(ctx context.Context, owner string, old, next session.Record) (rec session.Record, err error) {
+	return rec, l.write(func() error { rec, err = l.MemoryStore.SwapLeased(ctx, owner, old, next); return err })
+}
+
+func (l *link) Watch(ctx context.Context, feed session.Feed) error {
+	if l.away.Load() {
+		return errAway
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	dropped := l.dropped
+	go func() {
+		select {
+		case <-dropped:
+			cancel(errAway)
+		case <-ctx.Done():
+		}
+	}()
+	err := l.MemoryStore.Watch(ctx, feed)
+	return errors.Join(err, context.Cause(ctx))
+}
+
+func (l *link) Entomb(_ context.Context, userID string, loggedOut time.Time) error {
+	return l.write(func() error {
+		l.tombs.mu.Lock()
+		defer l.tombs.mu.Unlock()
+		if loggedOut.After(l.tombs.at[userID]) {
+			l.tombs.at[userID] = loggedOut
+		}
+		return nil
+	})
+}
+
+func (l *link) Tombstone(_ context.Context, userID string) (time.Time, error) {
+	if l.away.Load() {
+		return time.Time{}, errAway
+	}
+	l.tombs.mu.Lock()
+	defer l.tombs.mu.Unlock()
+	return l.tombs.at[userID], nil
+}
+
+// apart is a world of two processes, of which the first can lose the store.
+type apart struct {
+	*world
+	link  *link
+	other *session.Service
+}
+
+// duringAnOutage runs a flow in a bubble, with alice logged in and known to
+// both processes.
+func duringAnOutage(t *testing.T, flow func(t *testing.T, a *apart)) {
+	synctest.Test(t, func(t *testing.T) {
+		near := newLink(t)
+		a := &apart{world: newWorld(t, near), link: near}
+		far := *a.world
+		far.store = near.another()
+		a.other = far.service()
+		a.login(a.svc)
+		require.NoError(t, a.svc.SetData(t.Context(), alice, "theme", "dark"))
+		a.known()
+		flow(t, a)
+	})
+}
+
+func (a *apart) known() {
+	mustToken(a.t, a.svc, alice)
+	mustToken(a.t, a.other, alice)
+}
+
+// pass lets time go by, for clocks to tell events apart.
+func (a *apart) pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// back ends the outage and waits for the queue to be drained.
+func (a *apart) back() {
+	a.t.Helper()
+	require.NotZero(a.t, a.svc.Health(a.t.Context()).Queued)
+	a.link.restore()
+	a.pass(time.Second)
+	require.Zero(a.t, a.svc.Health(a.t.Context()).Queued)
+	a.pass(5 * time.Second) // until the watch is back
+}
+
+func (a *apart) loggedOut(svc *session.Service) {
+	a.t.Helper()
+	_, err := svc.Token(a.t.Context(), alice)
+	require.ErrorIs(a.t, err, session.ErrNotLoggedIn)
+}
+
+func (a *apart) theme(svc *session.Service) string {
+	a.t.Helper()
+	theme, _, err := session.DataAs[string](a.t.Context(), svc, alice, "theme")
+	require.NoError(a.t, err)
+	return theme
+}
+
+func TestLoginDuringAnOutageIsKept(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.lose()
+		s := a.login(a.svc)
+		require.Equal(t, s.Token(), mustToken(t, a.svc, alice), "served from this process")
+		require.Equal(t, "dark", a.theme(a.svc))
+		bobs, err := a.svc.Login(t.Context(), bob, "bob@example.com", password)
+		require.NoError(t, err, "also of somebody who is not known")
+		require.NotEqual(t, s.Token(), mustToken(t, a.other, alice))
+		require.Equal(t, 2, a.svc.Health(t.Context()).Queued)
+		require.True(t, a.svc.Health(t.Context()).Degraded)
+
+		a.back()
+		require.Equal(t, s.Token(), mustToken(t, a.other, alice))
+		require.Equal(t, bobs.Token(), mustToken(t, a.other, bob))
+		require.Equal(t, "dark", a.theme(a.other), "a login of the same account keeps the data")
+		stats, err := a.svc.Stats(t.Context())
+		require.NoError(t, err)
+		require.EqualValues(t, 2, stats.WrittenBack)
+		require.EqualValues(t, 3, stats.Logins)
+		require.False(t, a.svc.Health(t.Context()).Degraded)
+	})
+}
+
+func TestLogoutDuringAnOutageHoldsHereAtOnceAndEverywhereLater(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.auth.Link(alice, email)
+		a.link.lose()
+		require.ErrorIs(t, a.svc.Logout(t.Context(), alice), session.ErrStoreUnavailable, "never a false success")
+		a.loggedOut(a.svc)
+		in, err := a.svc.LoggedIn(t.Context(), alice)
+		require.NoError(t, err)
+		require.False(t, in)
+		mustToken(t, a.other, alice)
+		a.auth.Unlink(alice)
+
+		a.back()
+		a.loggedOut(a.svc)
+		a.loggedOut(a.other)
+		require.Empty(t, a.stored(alice))
+	})
+}
+
+func TestLogoutDuringAnOutageHoldsWhenTheStoreIsBackButNotYetWritten(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.lose()
+		require.Error(t, a.svc.Logout(t.Context(), alice))
+		a.link.restore() // and at once, before the queue is looked at again
+		a.loggedOut(a.svc)
+		_, err := a.svc.Session(t.Context(), alice)
+		require.ErrorIs(t, err, session.ErrNotLoggedIn)
+		require.ErrorIs(t, a.svc.SetData(t.Context(), alice, "k", 1), session.ErrNotLoggedIn)
+		require.Empty(t, a.stored(alice))
+	})
+}
+
+func TestLogoutElsewhereBeatsAnOlderLoginThatWaits(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.lose()
+		a.login(a.svc)
+		a.pass(time.Second)
+		require.NoError(t, a.other.Logout(t.Context(), alice))
+		a.back()
+		a.loggedOut(a.svc)
+		a.loggedOut(a.other)
+		stats, err := a.svc.Stats(t.Context())
+		require.NoError(t, err)
+		require.EqualValues(t, 1, stats.Overtaken)
+	})
+}
+
+func TestLogoutElsewhereThatWaitedBeatsAnOlderLoginThatWaits(t *testing.T) {
+	for name, order := range map[string][]int{"log-out stored first": {1, 0}, "login stored first": {0, 1}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				links := []*link{newLink(t), nil}
+				links[1] = links[0].another()
+				a := newWorld(t, links[0])
+				b := &world{t: t, auth: a.auth, store: links[1], log: a.log}
+				b.svc = b.service()
+				for _, l := range links {
+					l.lose()
+				}
+				a.login(a.svc)
+				time.Sleep(time.Second)
+				require.Error(t, b.svc.Logout(t.Context(), alice))
+				for _, i := range order {
+					links[i].restore()
+					time.Sleep(time.Second)
+				}
+				time.Sleep(5 * time.Second)
+				for _, svc := range []*session.Service{a.svc, b.svc} {
+					_, err := svc.Token(t.Context(), alice)
+					require.ErrorIs(t, err, session.ErrNotLoggedIn)
+				}
+			})
+		})
+	}
+}
+
+func TestLoginElsewhereBeatsAnOlderLogoutThatWaits(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.lose()
+		require.Error(t, a.svc.Logout(t.Context(), alice))
+		a.pass(time.Second)
+		s := a.login(a.other)
+		a.back()
+		require.Equal(t, s.Token(), mustToken(t, a.svc, alice))
+		require.Equal(t, s.Token(), mustToken(t, a.other, alice))
+	})
+}
+
+func TestTheNewestOfTwoLoginsStays(t *testing.T) {
+	for name, newest := range map[string]int{"the one that waits": 0, "the one in the store": 1} {
+		t.Run(name, func(t *testing.T) {
+			duringAnOutage(t, func(t *testing.T, a *apart) {
+				a.link.lose()
+				var logins [2]*session.Session
+				for _, i := range []int{1 - newest, newest} {
+					a.pass(time.Second)
+					logins[i] = a.login([]*session.Service{a.svc, a.other}[i])
+				}
+				a.back()
+				require.Equal(t, logins[newest].Token(), mustToken(t, a.svc, alice))
+				require.Equal(t, logins[newest].Token(), mustToken(t, a.other, alice))
+			})
+		})
+	}
+}
+
+func TestLoginAfterALogoutDuringAnOutageStartsClean(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.lose()
+		require.Error(t, a.svc.Logout(t.Context(), alice))
+		s := a.login(a.svc)
+		require.Equal(t, s.Token(), mustToken(t, a.svc, alice))
+		require.Empty(t, a.theme(a.svc))
+		a.back()
+		require.Equal(t, s.Token(), mustToken(t, a.other, alice))
+		require.Empty(t, a.theme(a.other), "the data went with the log-out")
+	})
+}
+
+func TestLoginAsAnotherAccountDuringAnOutageTakesNothingAlong(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.lose()
+		s, err := a.svc.Login(t.Context(), alice, "bob@example.com", password)
+		require.NoError(t, err)
+		a.back()
+		got, err := a.other.Session(t.Context(), alice)
+		require.NoError(t, err)
+		require.Equal(t, s.Subject, got.Subject)
+		require.Equal(t, "bob@example.com", got.Email)
+		require.Empty(t, a.theme(a.other))
+	})
+}
+
+func TestDeadTokenIsReplacedByTheLinkDuringAnOutage(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.auth.Link(alice, email)
+		a.link.lose()
+		a.pass(15 * time.Minute)
+		a.auth.ResetCalls()
+		var callers sync.WaitGroup
+		for range 10 {
+			callers.Go(func() { _, _ = a.svc.Token(t.Context(), alice) })
+		}
+		callers.Wait()
+		token := mustToken(t, a.svc, alice)
+		require.Equal(t, 1, a.auth.Calls(sessiontest.LinkFetch))
+		require.Zero(t, a.auth.Calls(sessiontest.Refresh), "not without the lease")
+		require.NoError(t, a.other.SetData(t.Context(), alice, "theme", "light"))
+
+		a.back()
+		require.Equal(t, token, mustToken(t, a.other, alice))
+		require.Equal(t, "light", a.theme(a.svc), "what was written meanwhile stays")
+		mail, err := a.other.Email(t.Context(), alice)
+		require.NoError(t, err)
+		require.Equal(t, email, mail)
+		require.Contains(t, a.stored(alice), "refreshToken")
+	})
+}
+
+func TestRefreshThatWaitsDoesNotUndoALogoutElsewhere(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.auth.Link(alice, email)
+		a.link.lose()
+		a.pass(15 * time.Minute)
+		mustToken(t, a.svc, alice)
+		a.pass(time.Second)
+		require.NoError(t, a.other.Logout(t.Context(), alice, session.AndUnlink()))
+		a.back()
+		a.loggedOut(a.svc)
+		a.loggedOut(a.other)
+	})
+}
+
+func TestRefreshThatWaitsDoesNotTakeTheTokenBack(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.auth.Link(alice, email)
+		a.link.lose()
+		a.pass(15 * time.Minute)
+		mustToken(t, a.svc, alice)
+		a.pass(time.Minute)
+		token := mustToken(t, a.other, alice)
+		a.back()
+		require.Equal(t, token, mustToken(t, a.svc, alice), "the later one stays")
+	})
+}
+
+func TestRefreshTokenIsNotSpentDuringAnOutage(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.lose()
+		a.pass(15 * time.Minute)
+		a.auth.ResetCalls()
+		_, err := a.svc.Token(t.Context(), alice)
+		require.ErrorIs(t, err, session.ErrStoreUnavailable)
+		require.Zero(t, a.auth.Calls(sessiontest.Refresh))
+		a.link.restore()
+		a.pass(5 * time.Second)
+		mustToken(t, a.svc, alice)
+		require.Equal(t, 1, a.auth.Calls(sessiontest.Refresh))
+	})
+}
+
+// A refresh token that was spent just before the store went away leaves
+// nothing to go back to but its successor.
+func TestSuccessorOfASpentRefreshTokenOutlivesAnOutage(t *testing.T) {
+	for name, during := range map[string]func(t *testing.T, a *apart){
+		"and nobody else asked":  func(*testing.T, *apart) {},
+		"and the store lost all": func(t *testing.T, a *apart) { a.drop(alice) },
+		"and data was written": func(t *testing.T, a *apart) {
+			require.NoError(t, a.other.SetData(t.Context(), alice, "theme", "light"))
+		},
+		"and another process found the old one spent": func(t *testing.T, a *apart) {
+			a.pass(20 * time.Second) // the lease runs out
+			_, err := a.other.Token(t.Context(), alice)
+			require.ErrorIs(t, err, session.ErrNotLoggedIn)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			duringAnOutage(t, func(t *testing.T, a *apart) {
+				a.pass(15 * time.Minute)
+				a.auth.ResetCalls()
+				a.auth.Inject(sessiontest.Refresh, 1, first(a.link.lose))
+				token := mustToken(t, a.svc, alice)
+				require.Equal(t, token, mustToken(t, a.svc, alice))
+				during(t, a)
+				a.back()
+				require.Equal(t, token, mustToken(t, a.other, alice))
+				calls := a.auth.Calls(sessiontest.Refresh)
+				a.pass(15 * time.Minute)
+				mustToken(t, a.other, alice)
+				require.Equal(t, calls+1, a.auth.Calls(sessiontest.Refresh))
+			})
+		})
+	}
+}
+
+func TestSuccessorOfASpentRefreshTokenDoesNotUndoALogout(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.pass(15 * time.Minute)
+		a.auth.Inject(sessiontest.Refresh, 1, first(a.link.lose))
+		mustToken(t, a.svc, alice)
+		require.NoError(t, a.other.Logout(t.Context(), alice))
+		a.back()
+		a.loggedOut(a.svc)
+		a.loggedOut(a.other)
+	})
+}
+
+func TestLogoutDuringARefreshThatCannotBeStored(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.pass(15 * time.Minute)
+		a.auth.Inject(sessiontest.Refresh, 1, func(w http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
+			a.link.lose()
+			sessiontest.Delay(time.Second)(w, r, answer)
+		})
+		done := make(chan error, 1)
+		go func() {
+			_, err := a.svc.Token(t.Context(), alice)
+			done <- err
+		}()
+		time.Sleep(500 * time.Millisecond)
+		require.ErrorIs(t, a.svc.Logout(t.Context(), alice), session.ErrStoreUnavailable)
+		require.ErrorIs(t, <-done, session.ErrNotLoggedIn)
+		a.back()
+		a.loggedOut(a.svc)
+		a.loggedOut(a.other)
+	})
+}
+
+func TestDataIsReadButNotWrittenDuringAnOutage(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.lose()
+		require.ErrorIs(t, a.svc.SetData(t.Context(), alice, "theme", "light"), session.ErrStoreUnavailable)
+		require.ErrorIs(t, a.svc.DeleteData(t.Context(), alice, "theme"), session.ErrStoreUnavailable)
+		require.Equal(t, "dark", a.theme(a.svc), "nothing is half-kept")
+		a.login(a.svc)
+		require.ErrorIs(t, a.svc.SetData(t.Context(), alice, "theme", "light"), session.ErrStoreUnavailable)
+		a.link.restore()
+		require.NoError(t, a.svc.SetData(t.Context(), alice, "theme", "light"), "the login is stored first")
+		a.pass(5 * time.Second)
+		require.Equal(t, "light", a.theme(a.other))
+	})
+}
+
+func TestWriteWhoseAnswerWasLost(t *testing.T) {
+	t.Run("login", func(t *testing.T) {
+		duringAnOutage(t, func(t *testing.T, a *apart) {
+			a.link.loseAnswer.Store(true)
+			s := a.login(a.svc)
+			require.NoError(t, a.other.SetData(t.Context(), alice, "theme", "light"))
+			a.link.loseAnswer.Store(false)
+			a.pass(time.Minute)
+			require.Equal(t, s.Token(), mustToken(t, a.svc, alice))
+			require.Equal(t, s.Token(), mustToken(t, a.other, alice))
+			require.Equal(t, "light", a.theme(a.svc))
+		})
+	})
+	t.Run("log-out", func(t *testing.T) {
+		duringAnOutage(t, func(t *testing.T, a *apart) {
+			a.link.loseAnswer.Store(true)
+			require.ErrorIs(t, a.svc.Logout(t.Context(), alice), session.ErrStoreUnavailable)
+			a.pass(time.Second)
+			a.login(a.other)
+			a.link.loseAnswer.Store(false)
+			a.pass(time.Minute)
+			mustToken(t, a.svc, alice)
+			mustToken(t, a.other, alice)
+		})
+	})
+	t.Run("refresh", func(t *testing.T) {
+		duringAnOutage(t, func(t *testing.T, a *apart) {
+			a.pass(15 * time.Minute)
+			a.auth.Inject(sessiontest.Refresh, 1, first(func() { a.link.loseAnswer.Store(true) }))
+			token := mustToken(t, a.svc, alice)
+			require.Equal(t, token, mustToken(t, a.other, alice))
+			a.link.loseAnswer.Store(false)
+			a.pass(time.Minute)
+			require.Equal(t, token, mustToken(t, a.svc, alice))
+			a.pass(15 * time.Minute)
+			mustToken(t, a.other, alice)
+		})
+	})
+}
+
+func TestLoginLaterOvertakesWhatWaits(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.lose()
+		require.Error(t, a.svc.Logout(t.Context(), alice))
+		a.pass(time.Second)
+		a.link.restore()
+		s := a.login(a.svc)
+		require.Zero(t, a.svc.Health(t.Context()).Queued)
+		a.pass(time.Minute)
+		require.Equal(t, s.Token(), mustToken(t, a.svc, alice))
+		require.Equal(t, s.Token(), mustToken(t, a.other, alice))
+		require.Empty(t, a.theme(a.other))
+	})
+}
+
+func TestCloseStoresWhatWaits(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.lose()
+		s := a.login(a.svc)
+		closed := make(chan error, 1)
+		go func() { closed <- a.svc.Close() }()
+		time.Sleep(2 * time.Second)
+		a.link.restore()
+		require.NoError(t, <-closed)
+		a.pass(time.Second)
+		require.Equal(t, s.Token(), mustToken(t, a.other, alice))
+	})
+}
+
+func TestCloseSaysWhatItCouldNotStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		away := newLink(t)
+		w := newWorld(t, session.NewMemoryStore())
+		svc, err := session.New(session.WithAuthURL(w.auth.URL), session.WithHTTPClient(w.auth.Client()), session.WithStore(away))
+		require.NoError(t, err)
+		away.lose()
+		w.login(svc)
+		began := time.Now()
+		err = svc.Close()
+		require.ErrorIs(t, err, session.ErrStoreUnavailable)
+		require.ErrorContains(t, err, "1 login")
+		require.LessOrEqual(t, time.Since(began), 6*time.Second)
+	})
+}
+
+// first is an auth server before whose answer something happens.
+func first(do func()) sessiontest.Fault {
+	return func(w http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
+		do()
+		answer(w, r)
+	}
+}
+
+// drop loses the record, as an eviction does.
+func (a *apart) drop(userID string) {
+	a.t.Helper()
+	rec, err := a.link.MemoryStore.Get(a.t.Context(), userID)
+	require.NoError(a.t, err)
+	require.NoError(a.t, a.link.MemoryStore.Delete(a.t.Context(), rec))
+}
