@@ -369,9 +369,6 @@ func (p *queuedWrite) reconcile(stored *login, loggedOut time.Time) *login {
 		return nil
 	}
 	next, _ := stored.succeed(p.login)
-	if stored.email != "" {
-		next.email = stored.email
-	}
 	unspent := !p.spent || !stored.refresh.empty() && !stored.refresh.equal(p.base.refresh)
 	if unspent {
 		next.refresh = stored.refresh

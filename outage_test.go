@@ -22,7 +22,10 @@ type link struct {
 	tombs *tombs
 
 	away       atomic.Bool // nothing gets through
+	hangs      atomic.Bool // reads hang while the store is away
+	readOnly   atomic.Bool // records can be read, and log-outs noted
 	loseAnswer atomic.Bool // writes get through, their answers do not
+	panics     atomic.Bool // on every write
 	dropped    chan struct{}
 }
 
@@ -55,6 +58,9 @@ func (l *link) restore() {
 }
 
 func (l *link) write(do func() error) error {
+	if l.panics.Load() {
+		panic("a bug in the store")
+	}
 	if l.away.Load() {
 		return errAway
 	}
@@ -66,16 +72,25 @@ func (l *link) write(do func() error) error {
 
 func (l *link) Get(ctx context.Context, userID string) (rec session.Record, err error) {
 	if l.away.Load() {
+		if l.hangs.Load() {
+			<-ctx.Done()
+		}
 		return rec, errAway
 	}
 	return l.MemoryStore.Get(ctx, userID)
 }
 
 func (l *link) Swap(ctx context.Context, old, next session.Record) (rec session.Record, err error) {
+	if l.readOnly.Load() {
+		return rec, errAway
+	}
 	return rec, l.write(func() error { rec, err = l.MemoryStore.Swap(ctx, old, next); return err })
 }
 
 func (l *link) Delete(ctx context.Context, old session.Record) error {
+	if l.readOnly.Load() {
+		return errAway
+	}
 	return l.write(func() error { return l.MemoryStore.Delete(ctx, old) })
 }
 
@@ -330,6 +345,34 @@ func TestLoginAfterALogoutDuringAnOutageStartsClean(t *testing.T) {
 	})
 }
 
+func TestLoginAfterALogoutElsewhereStartsClean(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.lose()
+		a.pass(time.Second)
+		require.NoError(t, a.other.Logout(t.Context(), alice))
+		a.pass(time.Second)
+		s := a.login(a.svc)
+		require.Equal(t, "dark", a.theme(a.svc), "which cannot know better")
+		a.back()
+		require.Equal(t, s.Token(), mustToken(t, a.other, alice))
+		require.Empty(t, a.theme(a.other))
+	})
+}
+
+func TestLogoutHoldsWhileTheStoreCanBeReadButNotWritten(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.readOnly.Store(true)
+		require.ErrorIs(t, a.svc.Logout(t.Context(), alice), session.ErrStoreUnavailable)
+		for range 5 {
+			a.pass(time.Second) // in which the queue is tried again
+			a.loggedOut(a.svc)
+		}
+		a.link.readOnly.Store(false)
+		a.pass(time.Second)
+		a.loggedOut(a.other)
+	})
+}
+
 func TestLoginAsAnotherAccountDuringAnOutageTakesNothingAlong(t *testing.T) {
 	duringAnOutage(t, func(t *testing.T, a *apart) {
 		a.link.lose()
@@ -394,6 +437,86 @@ func TestRefreshThatWaitsDoesNotTakeTheTokenBack(t *testing.T) {
 		token := mustToken(t, a.other, alice)
 		a.back()
 		require.Equal(t, token, mustToken(t, a.svc, alice), "the later one stays")
+	})
+}
+
+func TestRefreshThatWaitsDoesNotBringASpentRefreshTokenBack(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.lose()
+		a.pass(15 * time.Minute)
+		mustToken(t, a.other, alice) // with the refresh token
+		a.auth.Link(alice, email)
+		a.pass(time.Minute)
+		token := mustToken(t, a.svc, alice) // by the link
+		a.back()
+		require.Equal(t, token, mustToken(t, a.other, alice))
+		a.auth.Unlink(alice)
+		a.pass(15 * time.Minute)
+		mustToken(t, a.other, alice)
+	})
+}
+
+func TestLinkToAnotherAccountIsNotFollowedDuringAnOutage(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.auth.Link(alice, "bob@example.com")
+		a.link.lose()
+		a.pass(15 * time.Minute)
+		_, err := a.svc.Token(t.Context(), alice)
+		require.ErrorIs(t, err, session.ErrStoreUnavailable)
+	})
+}
+
+func TestWriteThatFailedLeavesTheUserKnown(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.readOnly.Store(true)
+		require.ErrorIs(t, a.svc.SetData(t.Context(), alice, "theme", "light"), session.ErrStoreUnavailable)
+		a.link.lose()
+		mustToken(t, a.svc, alice)
+	})
+}
+
+func TestStoreThatHangsHoldsUpOneCallerASecond(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.hangs.Store(true)
+		a.link.lose()
+		a.pass(time.Millisecond)
+		began := time.Now()
+		for range 20 {
+			mustToken(t, a.svc, alice)
+		}
+		require.LessOrEqual(t, time.Since(began), 250*time.Millisecond)
+	})
+}
+
+func TestQueueIsBounded(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		session.SetMaxQueued(a.svc, 1)
+		a.link.lose()
+		_, err := a.svc.Login(t.Context(), bob, "bob@example.com", password)
+		require.NoError(t, err)
+		_, err = a.svc.Login(t.Context(), alice, email, password)
+		require.ErrorIs(t, err, session.ErrStoreUnavailable)
+		require.ErrorIs(t, a.svc.Logout(t.Context(), "@carol:matrix.example"), session.ErrStoreUnavailable)
+		require.Equal(t, 1, a.svc.Health(t.Context()).Queued)
+		mustToken(t, a.svc, bob)
+		a.back()
+		mustToken(t, a.other, bob)
+	})
+}
+
+func TestStoreThatPanicsDuringAnOutageWedgesNothing(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.lose()
+		s := a.login(a.svc)
+		a.link.panics.Store(true)
+		a.link.restore()
+		a.pass(time.Minute)
+		require.Equal(t, s.Token(), mustToken(t, a.svc, alice))
+		require.ErrorIs(t, a.svc.Logout(t.Context(), bob), session.ErrStoreUnavailable)
+		a.link.panics.Store(false)
+		a.pass(time.Second)
+		require.Equal(t, s.Token(), mustToken(t, a.other, alice))
+		require.Zero(t, a.svc.Health(t.Context()).Queued)
 	})
 }
 
@@ -491,6 +614,13 @@ func TestDataIsReadButNotWrittenDuringAnOutage(t *testing.T) {
 		require.NoError(t, a.svc.SetData(t.Context(), alice, "theme", "light"), "the login is stored first")
 		a.pass(5 * time.Second)
 		require.Equal(t, "light", a.theme(a.other))
+	})
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.lose()
+		_, err := a.svc.Login(t.Context(), bob, "bob@example.com", password)
+		require.NoError(t, err)
+		a.link.restore()
+		require.NoError(t, a.svc.SetData(t.Context(), bob, "theme", "light"), "also of who was not known")
 	})
 }
 

@@ -1,0 +1,87 @@
+package session
+
+import (
+	"encoding/base64"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// What is stored may be the work of the TypeScript service, which keeps neither
+// the refresh token nor when a session began.
+func TestReconcileWithWhatTheTypeScriptServiceWrote(t *testing.T) {
+	at := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	jwt := func(subject string, expires time.Time) token {
+		claims := fmt.Sprintf(`{"sub":%q,"exp":%d}`, subject, expires.Unix())
+		return parseToken("e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".sig")
+	}
+	old := &login{
+		userID: "@a:h", token: jwt("a", at), email: "a@h", refresh: newSecret("r0"),
+		since: at.Add(-time.Hour), expires: at.Add(6 * 24 * time.Hour), data: `{"k":1}`,
+	}
+	began := &queuedWrite{userID: "@a:h", began: true, since: at, login: &login{
+		userID: "@a:h", token: jwt("a", at.Add(15*time.Minute)), email: "a@h", refresh: newSecret("r1"),
+		since: at, expires: at.Add(defaultSessionTTL),
+	}}
+	refreshed := *old
+	refreshed.token = jwt("a", at.Add(15*time.Minute))
+	byLink := &queuedWrite{userID: "@a:h", since: old.since, base: old, login: &refreshed}
+	succeeded := refreshed
+	succeeded.refresh = newSecret("r1")
+	byToken := &queuedWrite{userID: "@a:h", since: old.since, base: old, login: &succeeded, spent: true}
+
+	// As the TypeScript service leaves a record: after a data update, a refresh
+	// by the link, a login.
+	updated := *old
+	updated.since, updated.refresh, updated.data = time.Time{}, secret{}, `{"k":2}`
+	relinked := login{userID: "@a:h", token: jwt("a", at.Add(20*time.Minute)), expires: at.Add(time.Second).Add(defaultSessionTTL)}
+	loggedIn := relinked
+	loggedIn.email = "a@h"
+	stranger := relinked
+	stranger.token = jwt("b", at.Add(20*time.Minute))
+
+	for name, c := range map[string]struct {
+		waited *queuedWrite
+		stored *login
+		want   string // token's expiry after at, refresh token, data; empty: overtaken
+	}{
+		"login over a data update":         {began, &updated, `15m0s r1 {"k":2}`},
+		"login over a refresh":             {began, &relinked, "15m0s r1 "},
+		"login over a later login":         {began, &loggedIn, ""},
+		"refresh over a data update":       {byLink, &updated, `15m0s  {"k":2}`},
+		"refresh over a later refresh":     {byLink, &relinked, ""},
+		"refresh over a later login":       {byLink, &loggedIn, ""},
+		"refresh over another account":     {byLink, &stranger, ""},
+		"refresh over nothing":             {byLink, nil, ""},
+		"successor over a data update":     {byToken, &updated, `15m0s r1 {"k":2}`},
+		"successor over a later refresh":   {byToken, &relinked, "20m0s r1 "},
+		"successor over a later login":     {byToken, &loggedIn, ""},
+		"successor over another account":   {byToken, &stranger, ""},
+		"successor over nothing":           {byToken, nil, `15m0s r1 {"k":1}`},
+		"login over nothing":               {began, nil, "15m0s r1 "},
+		"login over an older, full record": {began, old, `15m0s r1 {"k":1}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := ""
+			if next := c.waited.reconcile(c.stored, time.Time{}); next != nil {
+				got = fmt.Sprintf("%s %s %s", next.token.expires.Sub(at), next.refresh.reveal(), next.data)
+			}
+			require.Equal(t, c.want, got)
+		})
+	}
+}
+
+func TestOlderEventDoesNotReplaceANewerOneInTheQueue(t *testing.T) {
+	q := newWriteQueue(10)
+	at := time.Now()
+	logout := &queuedWrite{userID: "@a:h", since: at}
+	require.True(t, q.put(logout))
+	require.True(t, q.put(&queuedWrite{userID: "@a:h", since: at.Add(-time.Second), login: &login{}}), "overtaken, not refused")
+	require.Same(t, logout, q.of("@a:h"))
+	q.overtake("@a:h", at.Add(-time.Second))
+	require.Same(t, logout, q.of("@a:h"))
+	q.overtake("@a:h", at.Add(time.Second))
+	require.Nil(t, q.of("@a:h"))
+}
