@@ -257,7 +257,7 @@ func (a *authClient) exchange(ctx context.Context, c authCall) (*authAnswer, err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAuthBody+1))
-	answer := &authAnswer{call: c, status: resp.StatusCode, header: resp.Header, body: body}
+	answer := &authAnswer{call: c, status: resp.StatusCode, header: resp.Header, body: body, serviceKey: a.serviceKey}
 	switch {
 	case err != nil && gaveUp(ctx):
 		return nil, ctx.Err()
@@ -320,6 +320,8 @@ type authAnswer struct {
 	status int
 	header http.Header
 	body   []byte
+
+	serviceKey secret // never to be echoed into an error, like what call hides
 }
 
 // errTokenSpent is the kind of a refused refresh token, errNotLinked of a user
@@ -336,7 +338,7 @@ func (r *authAnswer) verdict() error {
 		return nil
 	}
 	message, ours := r.message()
-	e := &AuthError{Op: r.call.op, StatusCode: r.status, Message: r.call.redact(message), RetryAfter: r.retryAfter(), kind: ErrAuthUnavailable}
+	e := &AuthError{Op: r.call.op, StatusCode: r.status, Message: r.redact(message), RetryAfter: r.retryAfter(), kind: ErrAuthUnavailable}
 	link := strings.HasPrefix(r.call.op, "link ")
 	is := func(text string) bool { return ours && strings.Contains(strings.ToLower(message), text) }
 	login := r.call.op == "login"
@@ -380,10 +382,17 @@ func (r *authAnswer) message() (string, bool) {
 	return text, text != ""
 }
 
-// redact makes a message of the server's fit for an error.
-func (c authCall) redact(message string) string {
-	if c.hide != "" {
-		message = strings.ReplaceAll(message, c.hide, redacted)
+// redact makes a message of the server's fit for an error: it may quote what it
+// was sent, as it is or in JSON.
+func (r *authAnswer) redact(message string) string {
+	for _, secret := range []string{r.call.hide, r.call.bearer, r.serviceKey.reveal()} {
+		if secret == "" {
+			continue
+		}
+		quoted, _ := json.Marshal(secret) // a string always has a JSON form
+		for _, form := range []string{secret, strings.Trim(string(quoted), `"`)} {
+			message = strings.ReplaceAll(message, form, redacted)
+		}
 	}
 	return printable(message)
 }

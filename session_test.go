@@ -39,7 +39,7 @@ type world struct {
 // newWorld has one account, alice's, that no Matrix user is linked to.
 func newWorld(t *testing.T, store session.Store, opts ...session.Option) *world {
 	t.Helper()
-	w := &world{t: t, auth: sessiontest.New(sessiontest.WithLoginLimit(0)), store: store, log: &logged{}}
+	w := &world{t: t, auth: sessiontest.New(sessiontest.WithLoginLimit(0)), store: store, log: newLogged()}
 	t.Cleanup(w.auth.Close)
 	w.auth.AddUser(email, password)
 	w.auth.AddUser("bob@example.com", password)
@@ -128,6 +128,14 @@ func onEveryStore(t *testing.T, flow func(t *testing.T, w *world)) {
 type logged struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
+}
+
+func newLogged() *logged {
+	l := &logged{}
+	everyLog.mu.Lock()
+	defer everyLog.mu.Unlock()
+	everyLog.logs = append(everyLog.logs, l)
+	return l
 }
 
 func (l *logged) Write(b []byte) (int, error) {
