@@ -42,7 +42,10 @@ func (s *AuthServer) addUser(email, password string, unverified bool) User {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	u := &user{User: User{ID: rand.Text(), Email: email}, password: password, unverified: unverified, sid: rand.Text()}
-	s.users[strings.ToLower(email)] = u
+	if replaced := s.users[strings.ToLower(email)]; replaced != nil {
+		delete(s.ids, replaced.ID)
+	}
+	s.users[strings.ToLower(email)], s.ids[u.ID] = u, u
 	return u.User
 }
 
@@ -114,10 +117,8 @@ func (s *AuthServer) mustUser(method, email string) *user {
 // userByID returns the account with an ID unless it was deleted, or nil. It is
 // called with s.mu held.
 func (s *AuthServer) userByID(id string) *user {
-	for _, u := range s.users {
-		if u.ID == id && !u.deleted {
-			return u
-		}
+	if u := s.ids[id]; u != nil && !u.deleted {
+		return u
 	}
 	return nil
 }

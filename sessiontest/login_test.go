@@ -181,6 +181,15 @@ func TestRefreshIsLimitedTo100AMinute(t *testing.T) {
 	})
 }
 
+func TestRefreshLimitZeroIsNone(t *testing.T) {
+	w := inProcess(t, sessiontest.WithRefreshLimit(0))
+	for range 101 {
+		got := w.do(refreshCall("x"))
+		require.Equal(t, http.StatusUnauthorized, got.status)
+		require.Empty(t, got.header.Get("X-RateLimit-Limit"))
+	}
+}
+
 func TestRevokedRefreshTokensAndDeletedAccounts(t *testing.T) {
 	everyWay(t, func(t *testing.T, w *world) {
 		w.AddUser("bob@example.com", password)

@@ -136,8 +136,6 @@ func (s *AuthServer) answer(header http.Header, op Op, id string, body []byte, r
 	}
 }
 
-const refreshPerMinute = 100
-
 // window counts the calls of a client address within a minute.
 type window struct {
 	began time.Time
@@ -151,7 +149,7 @@ func (s *AuthServer) limited(header http.Header, op Op, r *http.Request) *refusa
 	case Login:
 		limit = s.loginLimit
 	case Refresh:
-		limit = refreshPerMinute
+		limit = s.refreshes
 	}
 	if limit <= 0 {
 		return nil

@@ -60,10 +60,12 @@ type AuthServer struct {
 	noSigning  bool
 	noDatabase bool
 	users      map[string]*user  // by lower-case e-mail
+	ids        map[string]*user  // the same, by user ID
 	links      map[string]string // Matrix user ID to user ID
 	refresh    map[string]grant  // refresh tokens that may be spent
 	limits     map[string]*window
 	loginLimit int
+	refreshes  int // limit of refreshes
 	faults     []injected
 	requests   []Request
 }
@@ -92,6 +94,12 @@ func WithLoginLimit(n int) Option {
 	return func(s *AuthServer) { s.loginLimit = n }
 }
 
+// WithRefreshLimit sets how many refreshes a minute a client address has;
+// default 100, as deployed; 0 is no limit.
+func WithRefreshLimit(n int) Option {
+	return func(s *AuthServer) { s.refreshes = n }
+}
+
 // WithCorrectedLinks makes the server a corrected deployment: it makes links
 // on request, where the recorded one refuses, and decodes IDs once.
 func WithCorrectedLinks() Option {
@@ -107,10 +115,12 @@ func New(opts ...Option) *AuthServer {
 		tokenTTL:   15 * time.Minute,
 		serviceKey: DefaultServiceKey,
 		users:      make(map[string]*user),
+		ids:        make(map[string]*user),
 		links:      make(map[string]string),
 		refresh:    make(map[string]grant),
 		limits:     make(map[string]*window),
 		loginLimit: 10,
+		refreshes:  100,
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.ctx.Done() // makes the channel here, not in the synctest bubble of the first call
