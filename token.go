@@ -257,7 +257,13 @@ func (s *Service) fly(ctx context.Context, userID string, r replacement) (l *log
 		return base.login, nil
 	}
 	verdict := ""
-	defer func() { s.giveBack(ctx, userID, owner, verdict) }()
+	defer func() {
+		// A successor that waits for the store keeps the lease: what is stored
+		// until then holds a refresh token that is spent.
+		if waiting := s.queue.of(userID); waiting == nil || waiting.owner != owner {
+			s.giveBack(ctx, userID, owner, verdict)
+		}
+	}()
 	ctx, ended := context.WithTimeoutCause(ctx, askTimeout, errTimeout)
 	defer ended()
 

@@ -75,6 +75,9 @@ func (q *writeQueue) put(p *queuedWrite) bool {
 		return true
 	}
 	p.clean = old.isLogout() || old != nil && old.clean
+	if old != nil {
+		p.owner = old.owner // who stores p can use the lease, and gives it back
+	}
 	return q.set(old, p)
 }
 

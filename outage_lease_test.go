@@ -1,0 +1,89 @@
+package session_test
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mana/session"
+	"github.com/mana/session/sessiontest"
+)
+
+// halfway is a link that drops some calls and lets others through, as a network
+// does that comes back.
+type halfway struct {
+	*link
+	dropping atomic.Bool
+}
+
+func (h *halfway) Acquire(ctx context.Context, userID, owner string, ttl time.Duration) (session.Lease, session.Record, error) {
+	if h.dropping.Load() {
+		return session.Lease{}, session.Record{}, errAway
+	}
+	return h.link.Acquire(ctx, userID, owner, ttl)
+}
+
+func (h *halfway) SwapLeased(ctx context.Context, owner string, old, next session.Record) (session.Record, error) {
+	if h.dropping.Load() {
+		return session.Record{}, errAway
+	}
+	return h.link.SwapLeased(ctx, owner, old, next)
+}
+
+// halfwayThere runs a flow in a bubble, in which alice's refresh token has been
+// spent and its successor waits for the store.
+func halfwayThere(t *testing.T, flow func(t *testing.T, w *world, h *halfway, other *session.Service, token string)) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &halfway{link: newLink(t)}
+		w := newWorld(t, h)
+		far := *w
+		far.store = h.another()
+		other := far.service()
+		w.login(w.svc)
+		mustToken(t, w.svc, alice)
+		mustToken(t, other, alice)
+		time.Sleep(15 * time.Minute)
+		w.auth.ResetCalls()
+		w.auth.Inject(sessiontest.Refresh, 1, first(func() { h.dropping.Store(true) }))
+		token := mustToken(t, w.svc, alice)
+		require.Equal(t, 1, w.svc.Health(t.Context()).Queued)
+		flow(t, w, h, other, token)
+	})
+}
+
+// The store still holds the refresh token that was spent: whoever is given the
+// lease now spends it again, and is told that the session is over.
+func TestLeaseStaysWithASuccessorThatWaits(t *testing.T) {
+	halfwayThere(t, func(t *testing.T, w *world, h *halfway, other *session.Service, token string) {
+		var got string
+		done := make(chan error, 1)
+		go func() {
+			var err error
+			got, err = other.Token(t.Context(), alice)
+			done <- err
+		}()
+		time.Sleep(2 * time.Second)
+		h.dropping.Store(false)
+		require.NoError(t, <-done)
+		require.Equal(t, token, got)
+		require.Equal(t, 1, w.auth.Calls(sessiontest.Refresh))
+	})
+}
+
+// A login in the place of a successor that waits does not have to wait for the
+// lease that was taken for it.
+func TestLoginTakesOverTheLeaseOfASuccessorThatWaits(t *testing.T) {
+	halfwayThere(t, func(t *testing.T, w *world, h *halfway, other *session.Service, _ string) {
+		h.away.Store(true)
+		session := w.login(w.svc)
+		h.away.Store(false)
+		h.dropping.Store(false)
+		time.Sleep(time.Second)
+		require.Zero(t, w.svc.Health(t.Context()).Queued)
+		require.Equal(t, session.Token(), mustToken(t, other, alice))
+	})
+}
