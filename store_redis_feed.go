@@ -43,7 +43,7 @@ func (s *RedisStore) Watch(ctx context.Context, feed Feed) error {
 			t.close()
 		}
 	}()
-	if isReply(err) {
+	if isRefusal(err) {
 		return s.subscribe(ctx, feed)
 	}
 	if err != nil {
@@ -279,6 +279,20 @@ func ownSlots(ctx context.Context, master *redis.Client) (string, error) {
 	return "", errors.New("CLUSTER NODES without the node itself")
 }
 
+// isRefusal reports whether a server will go on answering so, because of what it
+// is or what it permits. What an operator or time sets right is tried again: a
+// password, the loading of the data, a failover, too many clients.
+func isRefusal(err error) bool {
+	for _, passing := range [...]string{
+		"NOAUTH", "WRONGPASS", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "max number of clients",
+	} {
+		if redis.HasErrorPrefix(err, passing) {
+			return false
+		}
+	}
+	return isReply(err)
+}
+
 // subscribe is the feed where tracking is refused. Only the age cap is relied
 // upon; the messages spare most callers from it and wake those who wait.
 func (s *RedisStore) subscribe(ctx context.Context, feed Feed) error {
@@ -290,7 +304,7 @@ func (s *RedisStore) subscribe(ctx context.Context, feed Feed) error {
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case isReply(err): // not allowed either: the age cap alone
+		case isRefusal(err): // not allowed either: the age cap alone
 			feed.Flush()
 			feed.Trust(time.Time{}, s.feed.ageCap)
 			<-ctx.Done()
