@@ -158,6 +158,10 @@ func (t *tracker) options(heartbeats string) *redis.Options {
 				return err
 			}
 		}
+		// go-redis makes do with RESP2, over which nothing would be announced.
+		if err := conn.Hello(ctx, 3, "", "", "").Err(); err != nil {
+			return err
+		}
 		return conn.Process(ctx, redis.NewStatusCmd(ctx, "client", "tracking", "on", "bcast",
 			"prefix", t.store.keys.prefix, "prefix", heartbeats))
 	}
