@@ -442,6 +442,9 @@ func await[T any](ctx context.Context, s *RedisStore, op func(context.Context) (
 	go func() {
 		defer s.life.end()
 		c.value, c.err = op(c)
+		if c.err != nil {
+			s.lookAround(c.err)
+		}
 		w.done <- struct{}{}
 	}()
 	select {
@@ -455,7 +458,17 @@ func await[T any](ctx context.Context, s *RedisStore, op func(context.Context) (
 		return zero, ctx.Err()
 	case <-w.timeout.C:
 		close(c.over)
+		s.lookAround(errTimeout)
 		return zero, fmt.Errorf("no answer from Redis in %s", storeTimeout)
+	}
+}
+
+// lookAround has a Cluster client look for who serves what after an operation
+// that got no answer. go-redis does so only once a minute and when a node sends
+// it elsewhere, which a dead master does not; it limits the rate itself.
+func (s *RedisStore) lookAround(err error) {
+	if cluster, ok := s.client.(*redis.ClusterClient); ok && !isReply(err) {
+		cluster.ReloadState(context.Background())
 	}
 }
 
