@@ -44,6 +44,7 @@ type authClient struct {
 	serviceKey  secret
 	breaker     *gobreaker.CircuitBreaker[*authAnswer]
 	health      *component
+	logins      loginPause
 }
 
 // grant is what the auth server hands out for a user.
@@ -230,6 +231,9 @@ func (a *authClient) attempt(ctx context.Context, c authCall) (*authAnswer, erro
 		answer, err := a.exchange(ctx, c)
 		if err == nil {
 			err = answer.verdict()
+			if c.op == "login" {
+				a.logins.heed(answer, time.Now())
+			}
 		}
 		switch {
 		case isOutage(err):

@@ -25,7 +25,8 @@ var (
 	ErrEmailNotVerified = errors.New("session: e-mail not verified")
 
 	// ErrRateLimited means that a login was refused because there were too
-	// many; the [AuthError] beside it says how long to wait.
+	// many, by this user or by all; the [AuthError] beside it says how long to
+	// wait. Its StatusCode is 0 when the auth server was not even asked.
 	ErrRateLimited = errors.New("session: too many logins")
 
 	// ErrAuthUnavailable means that the auth server could not be asked or did

@@ -25,8 +25,14 @@ const linkTimeout = 3 * time.Second
 // It returns [ErrInvalidCredentials], [ErrEmailNotVerified], [ErrRateLimited]
 // or [ErrAuthUnavailable], each but for empty input with an [AuthError], and
 // [ErrStoreUnavailable] when the login could not be kept: while the store is
-// away a login holds in this process, and is stored when the store is back. The
-// auth server allows 10 logins a minute for all users of a bot together.
+// away a login holds in this process, and is stored when the store is back.
+//
+// The auth server allows 10 logins a minute for all users of a bot together,
+// failed ones included. So that one user cannot use them up, each user has 3
+// and then one every 30 s (see [WithLoginLimit]), right or wrong; and once the
+// server says that there were too many it is left alone for as long as it asks,
+// up to a minute. A login that is refused here is [ErrRateLimited] as well, and
+// the AuthError says how long to wait, with no StatusCode.
 func (s *Service) Login(ctx context.Context, userID, email, password string) (*Session, error) {
 	if err := s.enter(ctx, userID); err != nil {
 		return nil, err
@@ -38,6 +44,10 @@ func (s *Service) Login(ctx context.Context, userID, email, password string) (*S
 	case len(email) > maxEmail || len(password) > maxPassword:
 		// The auth server fails over a large body, which would look like an outage.
 		return nil, fmt.Errorf("%w: too long", ErrInvalidCredentials)
+	}
+	if err := s.admitLogin(userID); err != nil {
+		s.count.loginFailures.Add(1)
+		return nil, err
 	}
 	g, err := s.auth.login(ctx, email, password)
 	if err != nil {

@@ -43,6 +43,8 @@ type config struct {
 	linkPrefix string
 	httpClient *http.Client
 	logger     *slog.Logger
+	loginBurst *int
+	loginEvery time.Duration
 
 	fromEnv bool
 	stores  int // how many stores were asked for
@@ -177,6 +179,20 @@ func WithHTTPClient(client *http.Client) Option {
 	}
 }
 
+// WithLoginLimit sets how often one user may call [Service.Login]: burst times,
+// and then once every so often; default 3 and 30 s. It is for auth servers that
+// allow another number than 10 a minute for all users together, and for test
+// suites that log one user in over and over. A burst of 0 is no limit.
+func WithLoginLimit(burst int, every time.Duration) Option {
+	return func(c *config) error {
+		if burst < 0 || every < 0 || burst > 0 && every == 0 {
+			return fmt.Errorf("session: WithLoginLimit: %d logins, then one every %s", burst, every)
+		}
+		c.loginBurst, c.loginEvery = &burst, every
+		return nil
+	}
+}
+
 // WithLogger sets where the Service logs what an operator should know; by
 // default nowhere. No token, password, refresh token or key is ever logged.
 func WithLogger(logger *slog.Logger) Option {
@@ -298,6 +314,10 @@ func (c *config) settle(opts []Option) error {
 	if c.nearCache == nil {
 		size := defaultNearCache
 		c.nearCache = &size
+	}
+	if c.loginBurst == nil {
+		burst := defaultLoginBurst
+		c.loginBurst, c.loginEvery = &burst, defaultLoginEvery
 	}
 	if c.logger == nil {
 		c.logger = slog.New(slog.DiscardHandler)

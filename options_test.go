@@ -38,6 +38,9 @@ func TestNonsenseOptionsAreRefused(t *testing.T) {
 		"line break in a key":  {session.WithServiceKey("a\r\nX-Evil: 1")},
 		"path without a slash": {session.WithLoginPath("login")},
 		"path with a query":    {session.WithLinkPath("/a?b")},
+		"negative logins":      {session.WithLoginLimit(-1, time.Second)},
+		"logins in no time":    {session.WithLoginLimit(3, 0)},
+		"logins back in time":  {session.WithLoginLimit(3, -time.Second)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := session.New(opts...)

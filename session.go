@@ -74,6 +74,7 @@ type Service struct {
 	locker      Locker // nil if the store has no leases
 	near        *nearCache
 	auth        *authClient
+	loginLimit  *loginLimit
 	logger      *slog.Logger
 	linkEnabled bool
 	sessionTTL  time.Duration
@@ -134,6 +135,7 @@ func New(opts ...Option) (*Service, error) {
 		aheads:      make(chan struct{}, maxAheads),
 	}
 	s.auth = newAuthClient(c, newComponent(), c.logger)
+	s.loginLimit = newLoginLimit(*c.loginBurst, c.loginEvery, maxRemembered)
 	s.locker, _ = c.store.(Locker)
 	switch c.store.(type) {
 	case *MemoryStore:

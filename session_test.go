@@ -55,6 +55,7 @@ func (w *world) service(opts ...session.Option) *session.Service {
 		session.WithHTTPClient(w.auth.Client()),
 		session.WithServiceKey(sessiontest.DefaultServiceKey),
 		session.WithStore(w.store),
+		session.WithLoginLimit(0, 0), // tests log in over and over
 		session.WithLogger(slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))),
 	}, opts...)...)
 	require.NoError(w.t, err)

@@ -33,7 +33,7 @@ type Stats struct {
 	FailedNotLinked   int64 // nothing to refresh with
 
 	Logins        int64
-	LoginFailures int64
+	LoginFailures int64 // ErrRateLimited included
 	Logouts       int64
 
 	StoreErrors int64

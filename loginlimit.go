@@ -1,0 +1,141 @@
+package session
+
+import (
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+	"golang.org/x/time/rate"
+)
+
+// The auth server allows 10 logins a minute for all users of a bot together.
+// With these, one user takes 4 of them in a first minute and 2 in any later
+// one. Being fewer than breakerTrips, the first 3 cannot open the circuit
+// breaker either, whatever a user finds to upset the server with.
+const (
+	defaultLoginBurst = 3
+	defaultLoginEvery = 30 * time.Second
+)
+
+// maxLoginPause is the span that the auth server counts logins over, and how
+// long its word that there were too many is believed before it is asked again.
+const maxLoginPause = time.Minute
+
+// loginLimit bounds how many logins of one user reach the auth server.
+type loginLimit struct {
+	burst int // 0: no limit
+	every time.Duration
+	users *bounded[*rate.Limiter]
+}
+
+func newLoginLimit(burst int, every time.Duration, users int) *loginLimit {
+	return &loginLimit{burst, every, newBounded[*rate.Limiter](users)}
+}
+
+// take counts a login of the user, or returns how long they have to wait for
+// one.
+func (l *loginLimit) take(userID string, now time.Time) time.Duration {
+	if l.burst == 0 {
+		return 0
+	}
+	limiter := l.limiter(userID, now)
+	if limiter.AllowN(now, 1) {
+		return 0
+	}
+	missing := 1 - limiter.TokensAt(now)
+	return max(wholeSeconds(time.Duration(missing*float64(l.every))), time.Second)
+}
+
+func (l *loginLimit) limiter(userID string, now time.Time) *rate.Limiter {
+	if limiter, ok := l.users.load(userID); ok {
+		return limiter
+	}
+	if l.users.m.Size() >= l.users.max {
+		l.makeRoom(now)
+	}
+	limiter, _ := l.users.m.LoadOrCompute(userID, func() (*rate.Limiter, bool) {
+		return rate.NewLimiter(rate.Every(l.every), l.burst), false
+	})
+	return limiter
+}
+
+// makeRoom forgets users who have a login left, so that a flood of users who
+// try once does not give new logins to one who has used theirs up. Only when
+// there are not enough of them does it forget anybody.
+func (l *loginLimit) makeRoom(now time.Time) {
+	drop := max(1, l.users.max/16)
+	for userID, limiter := range l.users.m.AllRelaxed() {
+		if limiter.TokensAt(now) < 1 {
+			continue
+		}
+		l.users.remove(userID)
+		if drop--; drop == 0 {
+			return
+		}
+	}
+	l.users.shrink()
+}
+
+// loginPause is until when the auth server takes no logins, by its own word.
+type loginPause struct {
+	mu    sync.Mutex
+	until time.Time // guarded by mu
+}
+
+// heed takes note of what an answer to a login says about the next: a 429, or
+// that this one was the last for now. To ask all the same would earn a refusal,
+// and with it a longer wait than there is left.
+func (p *loginPause) heed(r *authAnswer, now time.Time) {
+	reset := time.Duration(0)
+	if n, err := strconv.Atoi(r.header.Get("X-RateLimit-Reset")); err == nil && n > 0 && n <= int(maxLoginPause/time.Second) {
+		reset = time.Duration(n) * time.Second // else it is another kind of header
+	}
+	pause := time.Duration(0)
+	switch {
+	case r.status == http.StatusTooManyRequests:
+		pause = min(max(r.retryAfter(), reset), maxLoginPause)
+	case r.header.Get("X-RateLimit-Remaining") == "0":
+		pause = reset
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if until := now.Add(pause); pause > 0 && until.After(p.until) {
+		p.until = until
+	}
+}
+
+// left is how long the pause still lasts.
+func (p *loginPause) left(now time.Time) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return max(0, wholeSeconds(p.until.Sub(now)))
+}
+
+// admitLogin refuses a login that the auth server would refuse, or that would
+// leave too few for other users. What is refused here, and what the circuit
+// breaker is about to refuse, counts for no limit.
+func (s *Service) admitLogin(userID string) error {
+	now := time.Now()
+	if wait := s.auth.logins.left(now); wait > 0 {
+		return tooManyLogins("the auth server takes no more logins just now", wait)
+	}
+	if s.auth.breaker.State() == gobreaker.StateOpen {
+		return nil
+	}
+	if wait := s.loginLimit.take(userID, now); wait > 0 {
+		s.logger.Debug("session: login not passed on, the user has tried too often", "user", userID)
+		return tooManyLogins("too many by this user", wait)
+	}
+	return nil
+}
+
+func tooManyLogins(why string, wait time.Duration) error {
+	return &AuthError{Op: "login", Message: why, RetryAfter: wait, kind: ErrRateLimited}
+}
+
+// wholeSeconds rounds up, to what a person can be told.
+func wholeSeconds(d time.Duration) time.Duration {
+	return (d + time.Second - 1).Truncate(time.Second)
+}
