@@ -17,6 +17,7 @@ import (
 
 	"github.com/sethvargo/go-retry"
 	"github.com/sony/gobreaker/v2"
+	"golang.org/x/sync/semaphore"
 )
 
 const (
@@ -26,6 +27,9 @@ const (
 
 	authRepeats     = 2 // of idempotent calls
 	authRepeatDelay = 100 * time.Millisecond
+
+	maxAuthCalls = 64          // at a time, logins apart
+	turnPatience = time.Second // for a turn, with a single-use token in hand
 
 	breakerTrips = 5 // outages in a row
 	breakerOpen  = 5 * time.Second
@@ -45,6 +49,7 @@ type authClient struct {
 	breaker     *gobreaker.CircuitBreaker[*authAnswer]
 	health      *component
 	logins      loginPause
+	turns       *semaphore.Weighted
 }
 
 // grant is what the auth server hands out for a user.
@@ -63,6 +68,7 @@ func newAuthClient(c config, health *component, logger *slog.Logger) *authClient
 		linkPrefix:  c.linkPrefix,
 		serviceKey:  c.serviceKey,
 		health:      health,
+		turns:       semaphore.NewWeighted(maxAuthCalls),
 	}
 	if a.http == nil {
 		a.http = defaultHTTPClient()
@@ -98,7 +104,7 @@ func defaultHTTPClient() *http.Client {
 			ResponseHeaderTimeout:  authTimeout,
 			MaxResponseHeaderBytes: 64 << 10,
 			IdleConnTimeout:        4 * time.Second,
-			MaxIdleConnsPerHost:    32,
+			MaxIdleConnsPerHost:    maxAuthCalls,
 			ForceAttemptHTTP2:      true,
 		},
 	}
@@ -211,9 +217,9 @@ func isAuthError(err error) bool {
 	return ok
 }
 
-// wasNotAsked reports whether the breaker was open.
+// wasNotAsked reports whether the breaker was open or no turn came.
 func wasNotAsked(err error) bool {
-	return errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests)
+	return errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) || errors.Is(err, errNoTurn)
 }
 
 // isOutage reports whether err says that the server is ill, as opposed to
@@ -223,9 +229,40 @@ func isOutage(err error) bool {
 	return ok && errors.Is(err, ErrAuthUnavailable) && (e.StatusCode == 0 || e.StatusCode >= 500)
 }
 
+// errNoTurn is why a call was not made while too many others ran.
+var errNoTurn = errors.New("too many calls at once")
+
+// turn waits until the call may run, so that ten thousand dead tokens do not
+// become as many connections, and returns what ends it. What a login asks does
+// not wait: logins are few by a limit of their own. A refresh token does not
+// wait for long, for what is left of its time has to do to hear its fate.
+func (a *authClient) turn(ctx context.Context, c authCall) (end func(), err error) {
+	patient := ctx
+	switch c.op {
+	case "login", "link create":
+		return func() {}, nil
+	case "refresh":
+		var cancel context.CancelFunc
+		patient, cancel = context.WithTimeoutCause(ctx, turnPatience, errTimeout)
+		defer cancel()
+	}
+	if a.turns.Acquire(patient, 1) == nil {
+		return func() { a.turns.Release(1) }, nil
+	}
+	if gaveUp(ctx) {
+		return nil, ctx.Err()
+	}
+	return nil, &AuthError{Op: c.op, Message: "not asked", kind: ErrAuthUnavailable, cause: errNoTurn}
+}
+
 // attempt makes a call once, through the breaker, and turns everything but the
 // expected answer into an error.
 func (a *authClient) attempt(ctx context.Context, c authCall) (*authAnswer, error) {
+	end, err := a.turn(ctx, c) // first, so that those who waited heed the breaker
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	answer, err := a.breaker.Execute(func() (*authAnswer, error) {
 		started := time.Now()
 		answer, err := a.exchange(ctx, c)

@@ -86,6 +86,8 @@ func TestUserWhoHammersForTenMinutesIsNotNoticedByOthers(t *testing.T) {
 		w := limited(t)
 		ctx, stop := context.WithCancel(t.Context())
 		var hammer sync.WaitGroup
+		defer hammer.Wait()
+		defer stop()
 		hammer.Go(func() {
 			for ctx.Err() == nil {
 				_ = w.wrong(alice)
@@ -96,8 +98,6 @@ func TestUserWhoHammersForTenMinutesIsNotNoticedByOthers(t *testing.T) {
 			time.Sleep(30*time.Second + 37*time.Millisecond)
 			require.NoError(t, w.right(bob))
 		}
-		stop()
-		hammer.Wait()
 		require.LessOrEqual(t, w.auth.Calls(sessiontest.Login), 20+4+20)
 	})
 }
