@@ -234,18 +234,20 @@ var errNoTurn = errors.New("too many calls at once")
 
 // turn waits until the call may run, so that ten thousand dead tokens do not
 // become as many connections, and returns what ends it. What a login asks does
-// not wait: logins are few by a limit of their own. A refresh token does not
-// wait for long, for what is left of its time has to do to hear its fate.
+// not wait: logins are few by a limit of their own. Half of the call's time is
+// left for the call, or a server that is merely slow would look like an outage;
+// and a refresh token has more, to hear its fate.
 func (a *authClient) turn(ctx context.Context, c authCall) (end func(), err error) {
-	patient := ctx
-	switch c.op {
-	case "login", "link create":
+	if c.op == "login" || c.op == "link create" {
 		return func() {}, nil
-	case "refresh":
-		var cancel context.CancelFunc
-		patient, cancel = context.WithTimeoutCause(ctx, turnPatience, errTimeout)
-		defer cancel()
 	}
+	deadline, _ := ctx.Deadline()
+	patience := time.Until(deadline) / 2
+	if c.op == "refresh" {
+		patience = turnPatience
+	}
+	patient, cancel := context.WithTimeoutCause(ctx, patience, errTimeout)
+	defer cancel()
 	if a.turns.Acquire(patient, 1) == nil {
 		return func() { a.turns.Release(1) }, nil
 	}
