@@ -102,6 +102,7 @@ func (s *Service) giveBackLater(userID, owner string) {
 	}
 	go func() {
 		defer s.life.end()
+		defer func() { _ = recover() }() // of a panic in a caller's store: the lease runs out by itself
 		for until := time.Now().Add(leaseTTL); time.Now().Before(until) && pause(s.ctx, pollLast); {
 			if s.locker.Release(s.ctx, userID, owner, "", 0) == nil {
 				return

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -164,8 +165,14 @@ func (s *Service) Health(ctx context.Context) Health {
 	if s.life.begin() == nil {
 		defer s.life.end()
 		var probes sync.WaitGroup
-		probes.Go(func() { _, _ = s.readStore(ctx, probeUser) })
-		probes.Go(func() { s.auth.probe(ctx, s.linkEnabled) })
+		probes.Go(func() {
+			defer s.storeHealth.caught()
+			_, _ = s.readStore(ctx, probeUser)
+		})
+		probes.Go(func() {
+			defer s.auth.health.caught()
+			s.auth.probe(ctx, s.linkEnabled)
+		})
 		probes.Wait()
 	}
 	h := Health{Store: s.storeHealth.report(), Auth: s.auth.health.report()}
@@ -207,6 +214,14 @@ func (c *component) worked(latency time.Duration) (changed bool) {
 
 func (c *component) failed(err error, latency time.Duration) (changed bool) {
 	return c.record(err, latency)
+}
+
+// caught, deferred, takes a panic in a caller's store or transport for a
+// failure: in a goroutine of ours it would end the bot.
+func (c *component) caught() {
+	if p := recover(); p != nil {
+		c.failed(fmt.Errorf("panic: %T", p), 0)
+	}
 }
 
 func (c *component) record(err error, latency time.Duration) (changed bool) {

@@ -1,0 +1,351 @@
+package session_test
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mana/session"
+	"github.com/mana/session/sessiontest"
+)
+
+// stalling is a memory store in which one method waits until it is let go, or
+// its context ends; or, with a panic, does not wait.
+type stalling struct {
+	*session.MemoryStore
+	method atomic.Pointer[string]
+	letGo  chan struct{}
+	panics bool
+}
+
+func newStalling() *stalling {
+	return &stalling{MemoryStore: session.NewMemoryStore(), letGo: make(chan struct{})}
+}
+
+func (s *stalling) stall(method string) { s.method.Store(&method) }
+
+func (s *stalling) at(ctx context.Context, method string) error {
+	if m := s.method.Load(); m == nil || *m != method {
+		return nil
+	}
+	if s.panics {
+		panic("a caller's store: " + password)
+	}
+	select {
+	case <-s.letGo:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *stalling) Get(ctx context.Context, userID string) (session.Record, error) {
+	if err := s.at(ctx, "Get"); err != nil {
+		return session.Record{}, err
+	}
+	return s.MemoryStore.Get(ctx, userID)
+}
+
+func (s *stalling) Swap(ctx context.Context, old, next session.Record) (session.Record, error) {
+	if err := s.at(ctx, "Swap"); err != nil {
+		return session.Record{}, err
+	}
+	return s.MemoryStore.Swap(ctx, old, next)
+}
+
+func (s *stalling) Delete(ctx context.Context, old session.Record) error {
+	if err := s.at(ctx, "Delete"); err != nil {
+		return err
+	}
+	return s.MemoryStore.Delete(ctx, old)
+}
+
+func (s *stalling) All(ctx context.Context) iter.Seq2[session.Record, error] {
+	return func(yield func(session.Record, error) bool) {
+		if err := s.at(ctx, "All"); err != nil {
+			yield(session.Record{}, err)
+			return
+		}
+		s.MemoryStore.All(ctx)(yield)
+	}
+}
+
+func (s *stalling) Acquire(ctx context.Context, userID, owner string, ttl time.Duration) (session.Lease, session.Record, error) {
+	if err := s.at(ctx, "Acquire"); err != nil {
+		return session.Lease{}, session.Record{}, err
+	}
+	return s.MemoryStore.Acquire(ctx, userID, owner, ttl)
+}
+
+func (s *stalling) Release(ctx context.Context, userID, owner, note string, keep time.Duration) error {
+	if err := s.at(ctx, "Release"); err != nil {
+		return err
+	}
+	return s.MemoryStore.Release(ctx, userID, owner, note, keep)
+}
+
+func (s *stalling) SwapLeased(ctx context.Context, owner string, old, next session.Record) (session.Record, error) {
+	if err := s.at(ctx, "SwapLeased"); err != nil {
+		return session.Record{}, err
+	}
+	return s.MemoryStore.SwapLeased(ctx, owner, old, next)
+}
+
+func (s *stalling) Watch(ctx context.Context, feed session.Feed) error {
+	if err := s.at(ctx, "Watch"); err != nil {
+		return err
+	}
+	return s.MemoryStore.Watch(ctx, feed)
+}
+
+// await is a point at which a call of a Service waits for somebody else.
+type await struct {
+	method string         // of the store; or
+	op     sessiontest.Op // of the auth server; or
+	lease  bool           // another process has the lease
+	had    func(w *world)
+	call   func(ctx context.Context, svc *session.Service) error
+	then   func(w *world) // what holds although a caller gave up
+}
+
+func callToken(ctx context.Context, svc *session.Service) error {
+	_, err := svc.Token(ctx, alice)
+	return err
+}
+
+func callLogin(ctx context.Context, svc *session.Service) error {
+	_, err := svc.Login(ctx, alice, email, password)
+	return err
+}
+
+func callLogout(ctx context.Context, svc *session.Service) error { return svc.Logout(ctx, alice) }
+
+func callSetData(ctx context.Context, svc *session.Service) error {
+	return svc.SetData(ctx, alice, "k", 1)
+}
+
+func nothing(*world)         {}
+func loggedIn(w *world)      { w.login(w.svc) }
+func linkedAlice(w *world)   { w.auth.Link(alice, email) }
+func deadSession(w *world)   { w.loginDead() }
+func hasASession(w *world)   { require.NotEmpty(w.t, w.stored(alice)) }
+func hasNoSession(w *world)  { require.Empty(w.t, w.stored(alice)) }
+func keptAndServed(w *world) { hasASession(w); mustToken(w.t, w.svc, alice) }
+
+var awaits = map[string]await{
+	"login: the answer":               {op: sessiontest.Login, had: nothing, call: callLogin, then: nothing},
+	"login: the read":                 {method: "Get", had: nothing, call: callLogin, then: keptAndServed},
+	"login: the write":                {method: "Swap", had: nothing, call: callLogin, then: keptAndServed},
+	"login: the link":                 {op: sessiontest.LinkCreate, had: nothing, call: callLogin, then: keptAndServed},
+	"log-out: the write":              {method: "Delete", had: loggedIn, call: callLogout, then: hasNoSession},
+	"token: the read":                 {method: "Get", had: linkedAlice, call: callToken, then: nothing},
+	"token: the lease":                {lease: true, had: linkedAlice, call: callToken, then: keptAndServed},
+	"token: the lease's answer":       {method: "Acquire", had: linkedAlice, call: callToken, then: keptAndServed},
+	"token: the link's answer":        {op: sessiontest.LinkFetch, had: linkedAlice, call: callToken, then: keptAndServed},
+	"token: the check":                {op: sessiontest.LinkCheck, had: func(w *world) { w.loginDead(); w.auth.RevokeRefreshTokens(email) }, call: callLoggedOut, then: hasNoSession},
+	"token: the refresh token's fate": {op: sessiontest.Refresh, had: deadSession, call: callToken, then: keptAndServed},
+	"token: the write":                {method: "SwapLeased", had: linkedAlice, call: callToken, then: keptAndServed},
+	"data: the read":                  {method: "Get", had: loggedIn, call: callSetData, then: keptAndServed},
+	"data: the write":                 {method: "Swap", had: loggedIn, call: callSetData, then: keptAndServed},
+}
+
+// callLoggedOut is Token for a user whom the auth server says no to.
+func callLoggedOut(ctx context.Context, svc *session.Service) error {
+	err := callToken(ctx, svc)
+	if errors.Is(err, session.ErrNotLoggedIn) {
+		return nil
+	}
+	return err
+}
+
+// begin sets the point up, and returns what ends the wait.
+func (a await) begin(t *testing.T) (w *world, letGo func()) {
+	store := newStalling()
+	w = newWorld(t, store)
+	synctest.Wait()
+	a.had(w)
+	g := newGate(w.auth.Client().Transport)
+	switch {
+	case a.method != "":
+		store.stall(a.method)
+		letGo = func() { close(store.letGo) }
+	case a.lease:
+		lease, _, err := store.MemoryStore.Acquire(t.Context(), alice, "another process", time.Hour)
+		require.NoError(t, err)
+		require.True(t, lease.Held)
+		letGo = func() {
+			require.NoError(t, store.MemoryStore.Release(t.Context(), alice, "another process", "", 0))
+		}
+	default:
+		w.auth.Inject(a.op, -1, func(rw http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
+			select {
+			case <-g.open:
+				answer(rw, r)
+			case <-r.Context().Done():
+				panic(http.ErrAbortHandler)
+			}
+		})
+		letGo = func() { close(g.open) }
+	}
+	return w, letGo
+}
+
+func TestCallerWhoGivesUpAtAnyMomentFailsNobodyElse(t *testing.T) {
+	for name, a := range awaits {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, letGo := a.begin(t)
+				impatient, giveUp := context.WithCancel(t.Context())
+				gaveUp, patient := make(chan error, 1), make(chan error, 1)
+				go func() { gaveUp <- a.call(impatient, w.svc) }()
+				synctest.Wait()
+				go func() { patient <- a.call(t.Context(), w.svc) }()
+				synctest.Wait()
+				require.Empty(t, gaveUp, "it waits")
+				began := time.Now()
+				giveUp()
+				require.ErrorIs(t, <-gaveUp, context.Canceled)
+				require.Zero(t, time.Since(began), "at once")
+				synctest.Wait()
+				require.Empty(t, patient, "the other waits on")
+				letGo()
+				require.NoError(t, <-patient)
+				synctest.Wait()
+				a.then(w)
+				require.True(t, w.svc.Health(t.Context()).Store.OK, "giving up is no failure of the store")
+			})
+		})
+	}
+}
+
+func TestCallerWhoGivesUpAloneLosesNothing(t *testing.T) {
+	for name, a := range awaits {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, letGo := a.begin(t)
+				impatient, giveUp := context.WithCancel(t.Context())
+				gaveUp := make(chan error, 1)
+				go func() { gaveUp <- a.call(impatient, w.svc) }()
+				synctest.Wait()
+				giveUp()
+				require.ErrorIs(t, <-gaveUp, context.Canceled)
+				letGo()
+				synctest.Wait()
+				time.Sleep(time.Second)
+				if name != "login: the answer" && name != "token: the read" {
+					a.then(w) // what had begun came to its end
+				}
+				require.NoError(t, a.call(t.Context(), w.svc))
+			})
+		})
+	}
+}
+
+func TestCloseAtAnyMoment(t *testing.T) {
+	// What Close cannot cut: the caller's own wait for a store or a login, and
+	// what must not be lost: a login that has happened, a spent refresh token, a
+	// token that the server gave.
+	waitsOut := map[string]bool{
+		"login: the answer": true, "login: the read": true, "login: the write": true, "token: the write": true,
+		"token: the read": true, "token: the refresh token's fate": true,
+		"data: the read": true, "data: the write": true,
+	}
+	for name, a := range awaits {
+		t.Run(name+", which goes on to wait", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, letGo := a.begin(t)
+				svc := w.service()
+				result := make(chan error, 1)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				go func() { result <- a.call(ctx, svc) }()
+				synctest.Wait()
+				began := time.Now()
+				err := svc.Close()
+				require.LessOrEqual(t, time.Since(began), 5*time.Second)
+				if waitsOut[name] {
+					require.ErrorContains(t, err, "still running")
+				} else {
+					require.NoError(t, err)
+				}
+				_, err = svc.Token(t.Context(), alice)
+				require.ErrorIs(t, err, session.ErrClosed)
+				if a.op == "" {
+					letGo()
+				}
+				endsWell(t, <-result)
+				require.LessOrEqual(t, time.Since(began), 10*time.Second)
+			})
+		})
+		t.Run(name+", which ends a second later", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, letGo := a.begin(t)
+				svc := w.service()
+				result := make(chan error, 1)
+				go func() { result <- a.call(t.Context(), svc) }()
+				synctest.Wait()
+				began := time.Now()
+				time.AfterFunc(time.Second, letGo)
+				require.NoError(t, svc.Close())
+				require.LessOrEqual(t, time.Since(began), time.Second)
+				endsWell(t, <-result)
+				time.Sleep(2 * time.Second)
+				if name == "token: the refresh token's fate" || a.op == sessiontest.LinkCreate {
+					a.then(w) // what the server had granted was kept
+				}
+			})
+		})
+	}
+}
+
+// endsWell: a result, or ErrClosed, or what the server or the store did.
+func endsWell(t *testing.T, err error) {
+	t.Helper()
+	if err != nil && !errors.Is(err, session.ErrClosed) && !errors.Is(err, session.ErrAuthUnavailable) {
+		require.ErrorIs(t, err, session.ErrStoreUnavailable)
+	}
+}
+
+func TestCloseDuringARefreshAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, session.NewMemoryStore())
+		w.auth.Link(alice, email)
+		mustToken(t, w.svc, alice)
+		time.Sleep(12 * time.Minute)
+		w.auth.ResetCalls()
+		w.auth.Inject(sessiontest.LinkFetch, -1, w.auth.Hang())
+		mustToken(t, w.svc, alice)
+		synctest.Wait()
+		require.Equal(t, 1, w.auth.Calls(sessiontest.LinkFetch))
+		began := time.Now()
+		require.NoError(t, w.svc.Close())
+		require.Zero(t, time.Since(began))
+	})
+}
+
+func TestCloseWhileManyWaitForATurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := crowded(t, 0, 8*time.Second)
+		results := make(chan error, 1000)
+		for i := range 1000 {
+			go func() {
+				_, err := w.svc.Token(t.Context(), userID(i))
+				results <- err
+			}()
+		}
+		synctest.Wait()
+		began := time.Now()
+		require.NoError(t, w.svc.Close())
+		for range 1000 {
+			require.ErrorIs(t, <-results, session.ErrClosed)
+		}
+		require.Zero(t, time.Since(began))
+	})
+}
