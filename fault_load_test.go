@@ -17,9 +17,9 @@ import (
 	"github.com/mana/session/sessiontest"
 )
 
-// crowd is an HTTP transport that sees how many calls run at a time, and when
+// busyness is an HTTP transport that sees how many calls run at a time, and when
 // they began.
-type crowd struct {
+type busyness struct {
 	base    http.RoundTripper
 	takes   atomic.Int64 // what a call takes, as a time.Duration
 	running atomic.Int64
@@ -29,7 +29,7 @@ type crowd struct {
 	seconds map[int64]int // guarded by mu; calls by the second they began in
 }
 
-func (c *crowd) RoundTrip(req *http.Request) (*http.Response, error) {
+func (c *busyness) RoundTrip(req *http.Request) (*http.Response, error) {
 	now := c.running.Add(1)
 	defer c.running.Add(-1)
 	c.mu.Lock()
@@ -48,7 +48,7 @@ func (c *crowd) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // busiest is the most calls that began in one second.
-func (c *crowd) busiest() int {
+func (c *busyness) busiest() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	most := 0
@@ -61,9 +61,9 @@ func (c *crowd) busiest() int {
 const tenThousand = 10_000
 
 // crowded is a world of 10,000 linked users whose tokens run out in one second.
-func crowded(t *testing.T, left, takes time.Duration) (*world, *crowd) {
+func crowded(t *testing.T, left, takes time.Duration) (*world, *busyness) {
 	w := newWorld(t, session.NewMemoryStore())
-	c := &crowd{base: w.auth.Client().Transport}
+	c := &busyness{base: w.auth.Client().Transport}
 	c.takes.Store(int64(takes))
 	w.svc = w.service(session.WithHTTPClient(&http.Client{Transport: c}))
 	record := tsRecord(w.auth.MintToken(email, time.Now().Add(left)), email, "{}")

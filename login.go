@@ -188,7 +188,7 @@ func (s *Service) Logout(ctx context.Context, userID string, opts ...LogoutOptio
 		unlinkErr = s.unlink(ctx, userID)
 	}
 	// The session goes even if the auth server has used up the caller's time.
-	err := s.detached(ctx, 2*storeTimeout, func(ctx context.Context) error {
+	err := s.detached(ctx, storeTimeout, func(ctx context.Context) error {
 		return s.remove(ctx, userID)
 	})
 	return errors.Join(err, unlinkErr)
@@ -200,9 +200,10 @@ func (s *Service) remove(ctx context.Context, userID string) (err error) {
 	p := &queuedWrite{userID: userID, since: wallClock(), turn: make(chan struct{}, 1)}
 	p.turn <- struct{}{}
 	queued := s.queue.put(p)
+	var noted error
 	defer func() {
 		<-p.turn
-		if queued && err == nil {
+		if queued && err == nil && noted == nil {
 			s.queue.done(p)
 		} else if queued {
 			s.writeLater()
@@ -210,9 +211,9 @@ func (s *Service) remove(ctx context.Context, userID string) (err error) {
 	}()
 	err = ErrStoreUnavailable // should the store panic
 	s.forget(userID)
-	if err = s.entomb(ctx, p); err != nil {
-		return err
-	}
+	// A store without room for the note can still remove the session; the note
+	// then waits for room.
+	noted = s.entomb(ctx, p)
 	started := time.Now()
 	err = s.store.Delete(ctx, Record{UserID: userID})
 	err = s.storeAnswered(ctx, "delete", started, err)

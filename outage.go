@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -218,23 +219,24 @@ func (s *Service) writeBack(ctx context.Context, p *queuedWrite) (err error) {
 }
 
 // writeBackLogout removes the session that the log-out was about, and reports
-// whether there was one.
+// whether it was still there or gone, as opposed to replaced.
 func (s *Service) writeBackLogout(ctx context.Context, p *queuedWrite) (bool, error) {
-	if err := s.entomb(ctx, p); err != nil {
-		return false, err
-	}
+	noted := s.entomb(ctx, p) // if there is no room for that, the session can still go
 	for {
 		now, err := s.readStore(ctx, p.userID)
 		if err != nil {
 			return false, err
 		}
-		if !now.stored.Exists() || now.login != nil && now.login.began().After(p.since) {
-			return false, nil
+		switch {
+		case !now.stored.Exists():
+			return true, noted
+		case now.login != nil && now.login.began().After(p.since):
+			return false, noted
 		}
 		started := time.Now()
 		err = s.store.Delete(ctx, now.stored)
 		if err = s.storeAnswered(ctx, "delete", started, err); !errors.Is(err, ErrConflict) {
-			return err == nil, err
+			return err == nil, cmp.Or(err, noted)
 		}
 	}
 }
