@@ -197,7 +197,7 @@ func (s *Service) Logout(ctx context.Context, userID string, opts ...LogoutOptio
 // remove ends the user's session: in this process at once, and in the store now
 // or when it is back.
 func (s *Service) remove(ctx context.Context, userID string) (err error) {
-	p := &queuedWrite{userID: userID, since: wallClock(), turn: make(chan struct{}, 1)}
+	p := newQueuedWrite(userID, nil, wallClock())
 	p.turn <- struct{}{}
 	queued := s.queue.put(p)
 	var noted error

@@ -3,7 +3,6 @@ package session
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -35,7 +34,8 @@ func (s *Service) installLater(next *login, cause error) (*login, error) {
 	if base := s.lastKnown(next.userID); base != nil {
 		merged, _ = base.succeed(next)
 	}
-	p := &queuedWrite{userID: next.userID, login: merged, since: next.since, began: true, turn: make(chan struct{}, 1)}
+	p := newQueuedWrite(next.userID, merged, next.since)
+	p.began = true
 	if !s.queue.put(p) {
 		return nil, cause
 	}
@@ -48,15 +48,14 @@ func (s *Service) installLater(next *login, cause error) (*login, error) {
 // will be stored. Nobody is made a session of that had none in the store: a
 // log-out could not be seen.
 func (s *Service) commitLater(owner string, base, merged, next *login) bool {
-	queued := s.queue.putOver(nil, &queuedWrite{
-		userID: merged.userID, login: merged, since: merged.began(), base: base, owner: owner,
-		spent: !next.refresh.empty(), turn: make(chan struct{}, 1),
-	})
-	if queued {
-		s.near.suspect(merged.userID)
-		s.writeLater()
+	p := newQueuedWrite(merged.userID, merged, merged.began())
+	p.base, p.owner, p.spent = base, owner, !next.refresh.empty()
+	if !s.queue.putOver(nil, p) {
+		return false
 	}
-	return queued
+	s.near.suspect(p.userID)
+	s.writeLater()
+	return true
 }
 
 // replaceWithoutStore is the rest of a flight that found the store away: it
@@ -90,7 +89,8 @@ func (s *Service) replaceWithoutStore(ctx context.Context, userID string, r repl
 	if base.email != "" {
 		merged.email = base.email
 	}
-	next := &queuedWrite{userID: userID, login: merged, since: merged.began(), base: base, turn: make(chan struct{}, 1)}
+	next := newQueuedWrite(userID, merged, merged.began())
+	next.base = base
 	if waiting != nil { // the same write, with a better token
 		next.since, next.began, next.clean = waiting.since, waiting.began, waiting.clean
 		next.base, next.spent, next.owner = waiting.base, waiting.spent, waiting.owner
@@ -256,34 +256,30 @@ func (s *Service) entomb(ctx context.Context, p *queuedWrite) error {
 // log-out breaks it, and so cannot pass between looking for its tombstone and
 // creating a record.
 func (s *Service) writeBackLogin(ctx context.Context, p *queuedWrite) (bool, error) {
-	owner := p.owner
-	if owner == "" {
-		owner = rand.Text()
-	}
 	for {
-		base, err := s.leaseNow(ctx, p.userID, owner)
+		base, err := s.leaseNow(ctx, p.userID, p.owner)
 		if err != nil {
 			return false, err
 		}
 		loggedOut, err := s.tombstone(ctx, p.userID)
 		if err != nil {
-			s.giveBack(ctx, p.userID, owner, "")
+			s.giveBack(ctx, p.userID, p.owner, "")
 			return false, err
 		}
 		next := p.reconcile(base.login, loggedOut)
 		if next == nil || !next.live(time.Now()) {
-			s.giveBack(ctx, p.userID, owner, "")
+			s.giveBack(ctx, p.userID, p.owner, "")
 			return false, nil
 		}
 		value, err := next.encode()
 		if err != nil {
-			s.giveBack(ctx, p.userID, owner, "")
+			s.giveBack(ctx, p.userID, p.owner, "")
 			return false, err
 		}
 		rec := Record{UserID: p.userID, Value: value, Expires: next.expires}
 		started := time.Now()
 		if s.locker != nil {
-			_, err = s.locker.SwapLeased(ctx, owner, base.stored, rec)
+			_, err = s.locker.SwapLeased(ctx, p.owner, base.stored, rec)
 		} else {
 			_, err = s.store.Swap(ctx, base.stored, rec)
 		}

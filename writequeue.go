@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"crypto/rand"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,9 +18,15 @@ type queuedWrite struct {
 	clean  bool      // a login after a log-out: what is stored has no data for it
 	base   *login    // what a refresh replaced
 	spent  bool      // a refresh used up the refresh token of base
-	owner  string    // of a lease that a refresh may still hold
 
-	turn chan struct{} // held by who is storing it
+	// owner takes the lease to store it: the same one each time, because the
+	// answer to an attempt may be lost, and that of a refresh which has it.
+	owner string
+	turn  chan struct{} // held by who is storing it
+}
+
+func newQueuedWrite(userID string, l *login, since time.Time) *queuedWrite {
+	return &queuedWrite{userID: userID, login: l, since: since, owner: rand.Text(), turn: make(chan struct{}, 1)}
 }
 
 func (p *queuedWrite) isLogout() bool { return p != nil && p.login == nil }
