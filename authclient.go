@@ -514,7 +514,7 @@ func (a *authClient) probe(ctx context.Context, link bool) {
 	} else {
 		_, err = a.repeat(ctx, authCall{op: "keys", method: http.MethodGet, path: "/api/v1/auth/jwks"})
 	}
-	if isAuthError(err) {
+	if isAuthError(err) && !errors.Is(err, errNoTurn) { // of which the calls that run know more
 		a.health.failed(err, time.Since(started))
 	}
 }

@@ -275,3 +275,39 @@ func TestServersClockMayBeWrong(t *testing.T) {
 		}
 	}
 }
+
+func TestUsersWhoseIDsDifferInCaseAreTwoUsers(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, w *world) {
+		const upper, lower = "@A:h", "@a:h"
+		ctx := t.Context()
+		_, err := w.svc.Login(ctx, upper, email, password)
+		require.NoError(t, err)
+		require.NoError(t, w.svc.SetData(ctx, upper, "diary", "private"))
+		_, err = w.svc.Token(ctx, lower)
+		require.ErrorIs(t, err, session.ErrNotLoggedIn)
+		_, err = w.svc.Data(ctx, lower, "diary", new(string))
+		require.ErrorIs(t, err, session.ErrNotLoggedIn)
+
+		w.auth.Link(lower, "bob@example.com")
+		other := w.service() // which remembers no one
+		theirs := mustToken(t, other, lower)
+		for _, svc := range []*session.Service{w.svc, other} {
+			require.NotEqual(t, theirs, mustToken(t, svc, upper))
+			require.NotEqual(t, theirs, mustToken(t, svc, upper), "nor from the near cache")
+			got, err := svc.Email(ctx, upper)
+			require.NoError(t, err)
+			require.Equal(t, email, got)
+		}
+		got, err := other.Email(ctx, lower)
+		require.NoError(t, err)
+		require.Equal(t, "bob@example.com", got)
+		found, err := other.Data(ctx, lower, "diary", new(string))
+		require.NoError(t, err)
+		require.False(t, found)
+
+		require.NoError(t, w.svc.Logout(ctx, lower))
+		mustToken(t, w.svc, upper)
+		require.NotEmpty(t, w.stored(upper))
+		require.Empty(t, w.stored(lower))
+	})
+}

@@ -166,6 +166,26 @@ func TestWaitingForATurnIsBoundedAndBelongsToTheCaller(t *testing.T) {
 	})
 }
 
+func TestHealthThatGetsNoTurnIsNotBad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := crowded(t, 0, 4*time.Second)
+		var callers sync.WaitGroup
+		for i := range 100 {
+			callers.Go(func() { _, _ = w.svc.Token(t.Context(), userID(i)) })
+		}
+		synctest.Wait()
+		began := time.Now()
+		short, end := context.WithTimeout(t.Context(), time.Second)
+		defer end()
+		require.True(t, w.svc.Health(short).Auth.OK)
+		impatient, giveUp := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, giveUp)
+		require.True(t, w.svc.Health(impatient).Auth.OK)
+		require.LessOrEqual(t, time.Since(began), 2*time.Second)
+		callers.Wait()
+	})
+}
+
 func TestLoginDoesNotWaitForATurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, c := crowded(t, 0, 9*time.Second)
