@@ -186,6 +186,24 @@ func TestHealthThatGetsNoTurnIsNotBad(t *testing.T) {
 	})
 }
 
+func TestUnlinkingThatIsGivenUpIsNotTheServersFault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := crowded(t, 0, 4*time.Second)
+		var callers sync.WaitGroup
+		for i := range 100 {
+			callers.Go(func() { _, _ = w.svc.Token(t.Context(), userID(i)) })
+		}
+		synctest.Wait()
+		ctx, giveUp := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, giveUp)
+		err := w.svc.Logout(ctx, userID(500), session.AndUnlink())
+		require.ErrorIs(t, err, context.Canceled)
+		require.NotErrorIs(t, err, session.ErrAuthUnavailable)
+		callers.Wait()
+		require.Empty(t, w.stored(userID(500)))
+	})
+}
+
 func TestLoginDoesNotWaitForATurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, c := crowded(t, 0, 9*time.Second)
