@@ -280,7 +280,11 @@ func TestUsersWhoseIDsDifferInCaseAreTwoUsers(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		const upper, lower = "@A:h", "@a:h"
 		ctx := t.Context()
-		_, err := w.svc.Login(ctx, upper, email, password)
+		w.auth.Link(lower, "bob@example.com")
+		_, err := w.svc.Token(ctx, upper)
+		require.ErrorIs(t, err, session.ErrNotLoggedIn, "the link is another's")
+		w.auth.Unlink(lower)
+		_, err = w.svc.Login(ctx, upper, email, password)
 		require.NoError(t, err)
 		require.NoError(t, w.svc.SetData(ctx, upper, "diary", "private"))
 		_, err = w.svc.Token(ctx, lower)
