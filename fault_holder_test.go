@@ -66,11 +66,12 @@ func TestHolderThatDiesWithTheSuccessorOfARefreshToken(t *testing.T) {
 				require.NoError(t, err)
 
 				end := &dying{MemoryStore: memory, dead: make(chan struct{})}
-				holder := (&world{t: t, auth: w.auth, log: w.log, store: end}).service(session.WithServiceKey(""))
-				abandoned := make(chan error, 1)
+				holder, err := session.New(session.WithAuthURL(w.auth.URL), session.WithHTTPClient(w.auth.Client()), session.WithStore(end))
+				require.NoError(t, err)
+				abandoned := make(chan struct{})
 				go func() {
-					_, err := holder.Token(context.WithoutCancel(t.Context()), alice)
-					abandoned <- err
+					defer close(abandoned)
+					_, _ = holder.Token(context.WithoutCancel(t.Context()), alice)
 				}()
 				<-end.dead
 				require.Equal(t, 1, w.auth.Calls(sessiontest.Refresh))
@@ -88,7 +89,8 @@ func TestHolderThatDiesWithTheSuccessorOfARefreshToken(t *testing.T) {
 					require.ErrorIs(t, err, c.want)
 				}
 				require.Equal(t, c.kept, w.stored(alice) != "")
-				require.Error(t, <-abandoned)
+				<-abandoned
+				require.ErrorIs(t, holder.Close(), session.ErrStoreUnavailable, "its successor is lost")
 
 				w.login(w.svc) // nothing is wedged
 				mustToken(t, w.svc, alice)

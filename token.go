@@ -26,7 +26,7 @@ const (
 
 	// How long a store that may be away is waited for when there is something
 	// to serve in its place.
-	knownWait = 250 * time.Millisecond
+	knownWait = 500 * time.Millisecond
 
 	// A refresh token is single-use, so it is not spent without the time to
 	// hear what came of it, and its successor is written again and again. A
