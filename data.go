@@ -116,7 +116,7 @@ func (s *Service) editData(ctx context.Context, userID, key string, edit func(ma
 			return fmt.Errorf("session: data: %w", err)
 		}
 		next.data = string(encoded)
-		value, err := next.encode()
+		value, err := s.codec.encode(&next)
 		if err != nil {
 			return err
 		}

@@ -52,7 +52,7 @@ func FuzzRecord(f *testing.F) {
 	f.Add("\xff{")
 	f.Add(strings.Repeat("[", maxRecord))
 	f.Fuzz(func(t *testing.T, value string) {
-		l, err := decodeRecord(Record{UserID: "@a:h", Value: value})
+		l, err := readPlainText(Record{UserID: "@a:h", Value: value})
 		if err != nil {
 			if len(err.Error()) > 300 {
 				t.Fatalf("error of %d bytes", len(err.Error()))
@@ -63,11 +63,11 @@ func FuzzRecord(f *testing.F) {
 		l.freshUntil(time.Minute)
 		l.dataMap()
 		l.expires = time.Unix(1_700_000_000, 0)
-		encoded, err := l.encode()
+		encoded, err := l.plainText()
 		if err != nil {
 			return // larger than a record may be, once escaped
 		}
-		again, err := decodeRecord(Record{UserID: "@a:h", Value: encoded})
+		again, err := readPlainText(Record{UserID: "@a:h", Value: encoded})
 		if err != nil {
 			t.Fatalf("what was written cannot be read: %v", err)
 		}
@@ -180,4 +180,40 @@ func TestSecretsDoNotPrint(t *testing.T) {
 	if strings.Contains(b.String(), "hunter2") {
 		t.Error(b.String())
 	}
+}
+
+func FuzzSealed(f *testing.F) {
+	c := newCodec(f, WithEncryption(testKey(1), testKey(2)))
+	genuine, err := c.encode(sealedLogin())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("@a:h", genuine)
+	f.Add("@b:h", genuine)
+	f.Add("@a:h", genuine[:len(genuine)-1])
+	f.Add("@a:h", sealedPrefix)
+	f.Add("@a:h", sealedPrefix+strings.Repeat("\x00", 24))
+	f.Add("@a:h", "sealed2:"+genuine[len(sealedPrefix):])
+	f.Add("", `{"token":"a.b.c"}`)
+	f.Fuzz(func(t *testing.T, userID, value string) {
+		l, err := c.decode(Record{UserID: userID, Value: value})
+		switch sealed := strings.HasPrefix(value, sealedPrefix); {
+		case err == nil && sealed && (userID != "@a:h" || value != genuine):
+			t.Fatal("opened what nobody sealed")
+		case err == nil && l.stored.Value != value:
+			t.Fatal("not the record that the store compares")
+		case err != nil && (l != nil && sealed || len(err.Error()) > 300):
+			t.Fatalf("%v beside %v", l, err)
+		}
+		// Whatever is sealed comes back, for its user and no other.
+		for _, key := range c.keys {
+			_, box, _ := strings.Cut(key.seal(userID, value), sealedPrefix)
+			if plain, ok := key.open(userID, box); !ok || plain != value {
+				t.Fatalf("%q came back as %q", value, plain)
+			}
+			if _, ok := key.open(userID+"x", box); ok {
+				t.Fatal("opened for another user")
+			}
+		}
+	})
 }

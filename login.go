@@ -124,7 +124,7 @@ func (s *Service) install(ctx context.Context, next *login) (*login, error) {
 				s.logger.Info("session: login as another account, starting a new session", "user", next.userID)
 			}
 		}
-		value, err := merged.encode()
+		value, err := s.codec.encode(merged)
 		if err != nil {
 			return nil, err
 		}

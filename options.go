@@ -48,6 +48,7 @@ type config struct {
 
 	fromEnv bool
 	stores  int // how many stores were asked for
+	codec   codec
 }
 
 // WithAuthURL sets the auth server's base URL; default http://localhost:3001.
@@ -287,6 +288,9 @@ func (c *config) settle(opts []Option) error {
 		if err := opt(c); err != nil {
 			return err
 		}
+	}
+	if err := c.codec.check(); err != nil {
+		return err
 	}
 	if c.stores > 1 {
 		return errors.New("session: New: more than one store")

@@ -271,7 +271,7 @@ func (s *Service) writeBackLogin(ctx context.Context, p *queuedWrite) (bool, err
 			s.giveBack(ctx, p.userID, p.owner, "")
 			return false, nil
 		}
-		value, err := next.encode()
+		value, err := s.codec.encode(next)
 		if err != nil {
 			s.giveBack(ctx, p.userID, p.owner, "")
 			return false, err

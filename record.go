@@ -40,8 +40,9 @@ type wireRecord struct {
 	Since     int64           `json:"since,omitempty"` // milliseconds since 1970
 }
 
-// encode writes l as the TypeScript service would, plus the refresh token.
-func (l *login) encode() (string, error) {
+// plainText writes l as the TypeScript service would, plus the refresh token.
+// What goes to the store is codec.encode of it.
+func (l *login) plainText() (string, error) {
 	w := wireRecord{
 		Token:     l.token.raw.reveal(),
 		Email:     l.email,
@@ -65,9 +66,10 @@ func (l *login) encode() (string, error) {
 	return string(b), nil
 }
 
-// decodeRecord reads a record written by us or by the TypeScript service. The
-// error says why it is not a session, without quoting it.
-func decodeRecord(r Record) (*login, error) {
+// readPlainText reads a record written by us or by the TypeScript service. The
+// error says why it is not a session, without quoting it. Records come from the
+// store by way of codec.decode.
+func readPlainText(r Record) (*login, error) {
 	if len(r.Value) > maxRecord {
 		return nil, fmt.Errorf("larger than %d bytes", maxRecord)
 	}

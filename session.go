@@ -72,6 +72,7 @@ const (
 type Service struct {
 	store       Store
 	locker      Locker // nil if the store has no leases
+	codec       codec
 	near        *nearCache
 	auth        *authClient
 	loginLimit  *loginLimit
@@ -123,6 +124,7 @@ func New(opts ...Option) (*Service, error) {
 	}
 	s := &Service{
 		store:       c.store,
+		codec:       c.codec,
 		near:        newNearCache(*c.nearCache, *c.ahead),
 		logger:      c.logger,
 		linkEnabled: *c.ssoLink,
@@ -133,6 +135,9 @@ func New(opts ...Option) (*Service, error) {
 		unlinked:    newBounded[time.Time](maxRemembered),
 		backoffs:    newBounded[refreshBackoff](maxRemembered),
 		aheads:      make(chan struct{}, maxAheads),
+	}
+	if len(c.codec.keys) > 0 && !c.codec.seals {
+		s.logger.Warn("session: records are written in plain text: WithEncryption has no current key")
 	}
 	s.auth = newAuthClient(c, newComponent(), c.logger)
 	s.loginLimit = newLoginLimit(*c.loginBurst, c.loginEvery, maxRemembered)
@@ -255,7 +260,7 @@ func (s *Service) decode(rec Record, t ticket, readAt time.Time) snapshot {
 		s.near.drop(rec.UserID, t)
 		return snap
 	}
-	l, err := decodeRecord(rec)
+	l, err := s.codec.decode(rec)
 	if err != nil {
 		s.count.unreadable.Add(1)
 		s.logger.Warn("session: record is not a session", "user", rec.UserID, "reason", err)
@@ -321,8 +326,8 @@ func (s *Service) all(ctx context.Context) iter.Seq2[*login, error] {
 				continue
 			}
 			l := &login{userID: rec.UserID, expires: rec.Expires, stored: rec}
-			if rec.Expires.IsZero() { // only the record itself tells
-				if l, err = decodeRecord(rec); err != nil {
+			if rec.Expires.IsZero() || !s.codec.believed(rec) { // only the record itself tells
+				if l, err = s.codec.decode(rec); err != nil {
 					continue
 				}
 			}

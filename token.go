@@ -405,7 +405,7 @@ func (s *Service) fetchLink(ctx context.Context, userID string, l *login) (grant
 func (s *Service) dropRefreshToken(ctx context.Context, base snapshot) {
 	next := *base.login
 	next.refresh = secret{}
-	if value, err := next.encode(); err == nil && !next.expires.IsZero() {
+	if value, err := s.codec.encode(&next); err == nil && !next.expires.IsZero() {
 		started := time.Now()
 		_, err = s.store.Swap(ctx, base.stored, Record{UserID: next.userID, Value: value, Expires: next.expires})
 		s.wrote(next.userID, s.storeAnswered(ctx, "write", started, err))
@@ -447,7 +447,7 @@ func wallClock() time.Time {
 func (s *Service) commit(ctx context.Context, owner string, base snapshot, next *login, r replacement) (*login, error) {
 	for {
 		merged := s.merge(base, next)
-		value, err := merged.encode()
+		value, err := s.codec.encode(merged)
 		if err != nil {
 			return nil, err
 		}
