@@ -32,6 +32,27 @@ func sealedLogin() *login {
 	}
 }
 
+// sealedBefore is sealedLogin as an earlier build sealed it with testKey(1).
+func sealedBefore() string {
+	value, err := base64.StdEncoding.DecodeString("c2VhbGVkMTq8yvYcnWSIbkDqqv7OV9qcLtZqnRiDSrQ5qnEwlmDwBq035qE5s+iLZvVf9ejv/T9/egmGpwTg+/BfZk20vW3J6OdC" +
+		"jQd57kMRhJ2q4bYOGdC0VW784odvsm8LklihBsItw3dM3NpN7mdaAmiouLcnuSOlt08sgkxd0eOLLm/830PLDX3kEuSyDxroB9It" +
+		"m2A=")
+	if err != nil {
+		panic(err)
+	}
+	return string(value)
+}
+
+func TestValuesSealedByEarlierBuildsOpen(t *testing.T) {
+	l, err := newCodec(t, WithEncryption(testKey(1))).decode(Record{UserID: "@a:h", Value: sealedBefore()})
+	require.NoError(t, err)
+	want, err := sealedLogin().plainText()
+	require.NoError(t, err)
+	got, err := l.plainText()
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+}
+
 func TestSealedValueOpensOnlyAsItWasWritten(t *testing.T) {
 	c := newCodec(t, WithEncryption(testKey(1)))
 	value, err := c.encode(sealedLogin())
