@@ -46,6 +46,7 @@ type authClient struct {
 	refreshPath string
 	linkPrefix  string
 	serviceKey  secret
+	verify      tokenCheck // of what fetchLink returns; login and refresh have more to consider
 	breaker     *gobreaker.CircuitBreaker[*authAnswer]
 	health      *component
 	logins      loginPause
@@ -67,6 +68,7 @@ func newAuthClient(c config, health *component, logger *slog.Logger) *authClient
 		refreshPath: "/api/v1/auth/refresh",
 		linkPrefix:  c.linkPrefix,
 		serviceKey:  c.serviceKey,
+		verify:      c.verify,
 		health:      health,
 		turns:       semaphore.NewWeighted(maxAuthCalls),
 	}

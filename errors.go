@@ -65,7 +65,8 @@ var (
 // to see. It never holds a body, a token, a password or a key.
 type AuthError struct {
 	// Op is the call that failed: "login", "refresh", "link fetch",
-	// "link create", "link check", "link remove", "keys", "lease".
+	// "link create", "link check", "link remove", "keys", "lease", or
+	// "token check".
 	Op string
 	// StatusCode is the HTTP status, or 0 when there was no answer.
 	StatusCode int

@@ -34,7 +34,14 @@ func (s *Service) takeLease(ctx context.Context, userID, owner string, r replace
 			return snapshot{}, err
 		}
 		rec.UserID = userID
-		snap := s.decode(rec, ticket, started)
+		snap, err := s.decode(ctx, rec, ticket, started)
+		if err != nil {
+			stop()
+			if lease.Held {
+				s.giveBack(ctx, userID, owner, "")
+			}
+			return snapshot{}, err
+		}
 		switch done := snap.login != nil && r.wanted(snap.login); {
 		case lease.Held:
 			stop()
@@ -115,7 +122,7 @@ func (s *Service) giveBackLater(userID, owner string) {
 // returns "" for one that is this process's own, such as a wrong service key.
 // The words hold no secret because no error does.
 func (s *Service) noteOf(err error) string {
-	if !isAuthError(err) || !errors.Is(err, ErrAuthUnavailable) || wasNotAsked(err) || isRefused(err) || s.ctx.Err() != nil {
+	if !isAuthError(err) || !errors.Is(err, ErrAuthUnavailable) || wasNotAsked(err) || isRefused(err) || isTokenCheck(err) || s.ctx.Err() != nil {
 		return ""
 	}
 	return printable(err.Error())

@@ -60,6 +60,10 @@ func (s *Service) Login(ctx context.Context, userID, email, password string) (*S
 	next := s.granted(userID, g)
 	next.since = wallClock()
 	err = s.detached(ctx, authTimeout, func(ctx context.Context) (err error) {
+		if err := s.verify.granted(ctx, g.token); err != nil {
+			s.count.loginFailures.Add(1)
+			return err
+		}
 		installed, err = s.install(ctx, next)
 		if errors.Is(err, ErrStoreUnavailable) {
 			installed, err = s.installLater(next, err)

@@ -49,6 +49,7 @@ type config struct {
 	fromEnv bool
 	stores  int // how many stores were asked for
 	codec   codec
+	verify  tokenCheck
 }
 
 // WithAuthURL sets the auth server's base URL; default http://localhost:3001.

@@ -223,7 +223,7 @@ func (s *Service) writeBack(ctx context.Context, p *queuedWrite) (err error) {
 func (s *Service) writeBackLogout(ctx context.Context, p *queuedWrite) (bool, error) {
 	noted := s.entomb(ctx, p) // if there is no room for that, the session can still go
 	for {
-		now, err := s.readStore(ctx, p.userID)
+		now, err := s.peek(ctx, p.userID)
 		if err != nil {
 			return false, err
 		}
@@ -289,21 +289,38 @@ func (s *Service) writeBackLogin(ctx context.Context, p *queuedWrite) (bool, err
 	}
 }
 
-// leaseNow takes the lease if it is to be had, and returns what is stored.
+// peek returns what is stored, to be compared with what waits and not to be
+// served: it is not checked, and not kept.
+func (s *Service) peek(ctx context.Context, userID string) (snapshot, error) {
+	started := time.Now()
+	rec, err := s.store.Get(ctx, userID)
+	if errors.Is(err, ErrNotFound) {
+		rec, err = Record{}, nil
+	}
+	return s.peeked(userID, rec), s.storeAnswered(ctx, "read", started, err)
+}
+
+func (s *Service) peeked(userID string, rec Record) snapshot {
+	rec.UserID = userID
+	snap := snapshot{stored: rec}
+	if l, err := s.codec.decode(rec); err == nil && l.live(time.Now()) {
+		snap.login = l
+	}
+	return snap
+}
+
+// leaseNow is peek with the lease, if it is to be had.
 func (s *Service) leaseNow(ctx context.Context, userID, owner string) (snapshot, error) {
 	if s.locker == nil {
-		return s.readStore(ctx, userID)
+		return s.peek(ctx, userID)
 	}
-	ticket, started := s.near.ticket(userID), time.Now()
+	started := time.Now()
 	lease, rec, err := s.locker.Acquire(ctx, userID, owner, leaseTTL)
-	if err = s.storeAnswered(ctx, "lease", started, err); err != nil {
-		return snapshot{}, err
+	err = s.storeAnswered(ctx, "lease", started, err)
+	if err == nil && !lease.Held {
+		err = errLeaseElsewhere
 	}
-	if !lease.Held {
-		return snapshot{}, errLeaseElsewhere
-	}
-	rec.UserID = userID
-	return s.decode(rec, ticket, started), nil
+	return s.peeked(userID, rec), err
 }
 
 func (s *Service) tombstone(ctx context.Context, userID string) (time.Time, error) {

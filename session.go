@@ -73,6 +73,7 @@ type Service struct {
 	store       Store
 	locker      Locker // nil if the store has no leases
 	codec       codec
+	verify      tokenCheck
 	near        *nearCache
 	auth        *authClient
 	loginLimit  *loginLimit
@@ -125,6 +126,7 @@ func New(opts ...Option) (*Service, error) {
 	s := &Service{
 		store:       c.store,
 		codec:       c.codec,
+		verify:      c.verify,
 		near:        newNearCache(*c.nearCache, *c.ahead),
 		logger:      c.logger,
 		linkEnabled: *c.ssoLink,
@@ -250,32 +252,38 @@ func (s *Service) readStore(ctx context.Context, userID string) (snapshot, error
 	if err = s.storeAnswered(ctx, "read", started, err); err != nil {
 		return snapshot{}, err
 	}
-	return s.decode(rec, ticket, started), nil
+	return s.decode(ctx, rec, ticket, started)
 }
 
-// decode turns a record into a snapshot and fills the near cache with it.
-func (s *Service) decode(rec Record, t ticket, readAt time.Time) snapshot {
+// decode turns a record into a snapshot and fills the near cache with it. It
+// fails when it cannot be told whether the token in the record is a good one.
+func (s *Service) decode(ctx context.Context, rec Record, t ticket, readAt time.Time) (snapshot, error) {
 	snap := snapshot{stored: rec}
 	if !rec.Exists() {
 		s.near.drop(rec.UserID, t)
-		return snap
+		return snap, nil
 	}
 	l, err := s.codec.decode(rec)
+	if err == nil && s.verify != nil && l.live(readAt) && !s.near.holds(rec.UserID, l.token.raw) {
+		if err = s.verify.run(ctx, l.token.raw); err != nil && !errors.Is(err, errBadToken) {
+			return snapshot{}, err
+		}
+	}
 	if err != nil {
 		s.count.unreadable.Add(1)
 		s.logger.Warn("session: record is not a session", "user", rec.UserID, "reason", err)
 		s.near.drop(rec.UserID, t)
-		return snap
+		return snap, nil
 	}
 	if !l.live(readAt) {
 		s.near.drop(rec.UserID, t)
-		return snap
+		return snap, nil
 	}
 	snap.login = l
 	if s.queue.of(rec.UserID) == nil { // which is newer
 		s.near.fill(t, l, readAt)
 	}
-	return snap
+	return snap, nil
 }
 
 // wrote has what is known of a user read again: a write has changed it, or may

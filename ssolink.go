@@ -31,6 +31,9 @@ func (a *authClient) fetchLink(ctx context.Context, userID string) (grant, error
 	if err == nil && !parseToken(g.token).readable {
 		return grant{}, answer.unusable("the token is not a JWT")
 	}
+	if err == nil {
+		err = a.verify.granted(ctx, g.token)
+	}
 	return g, err
 }
 

@@ -358,6 +358,10 @@ func (s *Service) mint(ctx context.Context, userID string, base snapshot) (*logi
 				next.token = l.token // and the successor of the refresh token
 				return next, &AuthError{Op: "refresh", StatusCode: 200, Message: "the access token is not a JWT", kind: ErrAuthUnavailable}
 			}
+			if err := s.verify.granted(ctx, g.token); err != nil {
+				next.token = l.token
+				return next, err
+			}
 			return next, nil
 		case errors.Is(err, errTokenSpent):
 			spent = true
