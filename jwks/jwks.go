@@ -1,0 +1,360 @@
+// Package jwks checks the signatures of tokens against the public keys that the
+// auth server publishes:
+//
+//	keys, err := jwks.New("https://auth.example.com")
+//	if err != nil { … }
+//	defer keys.Close()
+//
+//	svc, err := session.New(
+//		session.WithAuthURL("https://auth.example.com"),
+//		session.WithTokenVerifier(keys.Verify),
+//	)
+//
+// Keys are fetched when the Verifier is made, again when a token names a key
+// that is not among them, and every hour of use. They are only ever replaced by
+// other keys: an auth server that is away, or that has lost its database and
+// answers with an empty set, changes nothing.
+package jwks
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/MicahParks/jwkset"
+	"github.com/golang-jwt/jwt/v5"
+	"golang.org/x/time/rate"
+
+	"github.com/mana/session"
+)
+
+const (
+	path         = "/api/v1/auth/jwks"
+	fetchTimeout = 5 * time.Second
+	maxBody      = 1 << 20 // bytes, decompressed
+	maxAge       = time.Hour
+
+	// Tokens that name unknown keys cause this many fetches at once, and then
+	// one in this time.
+	fetchBurst = 3
+	fetchEvery = 5 * time.Second
+
+	// How many unknown key IDs are remembered, and how long those may be.
+	maxUnknown   = 1000
+	maxUnknownID = 128
+
+	userAgent = "mana-session/1 (Go)"
+)
+
+// Verifier checks tokens. Make one with [New]; it is safe for concurrent use.
+type Verifier struct {
+	url      string
+	client   *http.Client
+	issuer   string
+	audience string
+	parser   *jwt.Parser
+
+	ctx      context.Context // ends with Close
+	cancel   context.CancelFunc
+	fetching sync.WaitGroup
+
+	mu        sync.Mutex // guards what follows
+	keys      map[string]ed25519.PublicKey
+	fetchedAt time.Time     // the keys
+	limit     *rate.Limiter // of fetches
+	current   *fetch        // nil: none under way
+	begun     int           // fetches so far; each is numbered by it
+	succeeded int           // the number of the last fetch that brought keys
+	unknown   map[string]int
+	closed    bool
+}
+
+// fetch is one attempt to get the keys.
+type fetch struct {
+	number int
+	done   chan struct{} // closed when it has ended
+	err    error         // to be read after that
+}
+
+// Option configures [New].
+type Option func(*Verifier) error
+
+// WithIssuer has tokens refused that are not of this issuer ("iss"). The auth
+// server puts its own base URL there.
+func WithIssuer(issuer string) Option {
+	return func(v *Verifier) error {
+		if issuer == "" {
+			return errors.New("jwks: WithIssuer: empty")
+		}
+		v.issuer = issuer
+		return nil
+	}
+}
+
+// WithAudience has tokens refused that are not for this audience ("aud"). The
+// auth server's are for "manacore".
+func WithAudience(audience string) Option {
+	return func(v *Verifier) error {
+		if audience == "" {
+			return errors.New("jwks: WithAudience: empty")
+		}
+		v.audience = audience
+		return nil
+	}
+}
+
+// WithHTTPClient sets the client that fetches the keys, for its transport.
+// Redirects are not followed whatever it says, and no fetch takes longer than
+// 5 s. The client itself is not modified.
+func WithHTTPClient(client *http.Client) Option {
+	return func(v *Verifier) error {
+		if client == nil {
+			return errors.New("jwks: WithHTTPClient: no client")
+		}
+		v.client = client
+		return nil
+	}
+}
+
+// New makes a Verifier for the auth server at authURL, as in
+// [session.WithAuthURL], and begins to fetch its keys. It does not wait for
+// them, so it works while the server is away.
+func New(authURL string, opts ...Option) (*Verifier, error) {
+	u, err := url.Parse(authURL)
+	switch {
+	case err != nil:
+		return nil, errors.New("jwks: New: not a URL") // err quotes it
+	case u.Scheme != "http" && u.Scheme != "https", u.Host == "":
+		return nil, fmt.Errorf("jwks: New: want http://host or https://host, not %q", u.Redacted())
+	case u.User != nil, u.RawQuery != "", u.Fragment != "":
+		return nil, errors.New("jwks: New: no user, query or fragment, please")
+	}
+	v := &Verifier{
+		url: strings.TrimRight(authURL, "/") + path,
+		// Fetches are too rare for connections to be kept.
+		client: &http.Client{Transport: &http.Transport{
+			DisableKeepAlives: true, ForceAttemptHTTP2: true, MaxResponseHeaderBytes: 64 << 10,
+		}},
+		// No other algorithm, so that neither "none" nor the public key as a
+		// shared secret passes; and no look at the times, which are the
+		// session's business.
+		parser:  jwt.NewParser(jwt.WithValidMethods([]string{"EdDSA"}), jwt.WithoutClaimsValidation()),
+		limit:   rate.NewLimiter(rate.Every(fetchEvery), fetchBurst),
+		unknown: make(map[string]int),
+	}
+	for _, opt := range opts {
+		if opt == nil {
+			continue
+		}
+		if err := opt(v); err != nil {
+			return nil, err
+		}
+	}
+	own := *v.client
+	own.Jar = nil
+	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	v.client = &own
+	v.ctx, v.cancel = context.WithCancel(context.Background())
+	v.mu.Lock()
+	v.fetchKeys()
+	v.mu.Unlock()
+	return v, nil
+}
+
+// Close ends a fetch that is under way and waits for it. Verify goes on with the
+// keys it has. Calling Close again does nothing.
+func (v *Verifier) Close() error {
+	v.mu.Lock()
+	v.closed = true
+	v.mu.Unlock()
+	v.cancel()
+	v.fetching.Wait()
+	return nil
+}
+
+// claims are those that are looked at.
+type claims struct {
+	jwt.Claims `json:"-"`       // to be one; none is validated
+	Issuer     string           `json:"iss"`
+	Audience   jwt.ClaimStrings `json:"aud"`
+}
+
+// Verify returns nil for a token that is signed with a key of the auth server,
+// and is of the issuer and for the audience that were asked for. It does not
+// look at the times in it. Its error wraps [session.ErrAuthUnavailable] when the
+// keys to tell by could not be had, and is ctx's when that ended first; any
+// other error means that the token is not to be trusted. No error quotes the
+// token. It is for [session.WithTokenVerifier].
+func (v *Verifier) Verify(ctx context.Context, token string) error {
+	var c claims
+	_, err := v.parser.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) {
+		kid, _ := t.Header["kid"].(string)
+		if kid == "" {
+			return nil, errors.New("it names no key")
+		}
+		return v.key(ctx, kid)
+	})
+	switch {
+	case err != nil:
+		return fmt.Errorf("jwks: %w", err)
+	case v.issuer != "" && c.Issuer != v.issuer:
+		return errors.New("jwks: token of another issuer")
+	case v.audience != "" && !slices.Contains(c.Audience, v.audience):
+		return errors.New("jwks: token for another audience")
+	}
+	return nil
+}
+
+// errUnknownKey is the end of a token whose key the auth server does not have.
+var errUnknownKey = errors.New("signed with a key that the auth server does not have")
+
+// key returns the key with an ID. That there is none is only certain when a
+// fetch has brought keys without it that began after it was first asked for.
+func (v *Verifier) key(ctx context.Context, kid string) (ed25519.PublicKey, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	since := -1
+	for {
+		if key, ok := v.keys[kid]; ok {
+			if time.Since(v.fetchedAt) > maxAge && v.mayFetch() {
+				v.fetchKeys()
+			}
+			return key, nil
+		}
+		if since < 0 {
+			since = v.firstAsked(kid)
+		}
+		if v.succeeded > since {
+			return nil, errUnknownKey
+		}
+		f := v.current
+		if f == nil && v.mayFetch() {
+			f = v.fetchKeys()
+		}
+		if f == nil {
+			return nil, fmt.Errorf("%w: a key that is not known yet, and keys were asked for a moment ago", session.ErrAuthUnavailable)
+		}
+		v.mu.Unlock()
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+		}
+		v.mu.Lock()
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case f.err != nil:
+			return nil, fmt.Errorf("%w: no keys: %w", session.ErrAuthUnavailable, f.err)
+		}
+	}
+}
+
+// firstAsked returns how many fetches had begun when a token first named an
+// unknown key. It is called with v.mu held.
+func (v *Verifier) firstAsked(kid string) int {
+	if since, ok := v.unknown[kid]; ok {
+		return since
+	}
+	if len(v.unknown) >= maxUnknown { // a flood: those that are decided go first
+		for kid, since := range v.unknown {
+			if v.succeeded > since {
+				delete(v.unknown, kid)
+			}
+		}
+	}
+	if len(v.unknown) < maxUnknown && len(kid) <= maxUnknownID {
+		v.unknown[kid] = v.begun
+	}
+	return v.begun
+}
+
+// mayFetch reports whether a fetch may begin, and counts it. It is called with
+// v.mu held.
+func (v *Verifier) mayFetch() bool {
+	return v.current == nil && !v.closed && v.limit.Allow()
+}
+
+// fetchKeys begins a fetch. It is called with v.mu held, when none is under way.
+func (v *Verifier) fetchKeys() *fetch {
+	v.begun++
+	f := &fetch{number: v.begun, done: make(chan struct{})}
+	v.current = f
+	v.fetching.Go(func() {
+		ctx, cancel := context.WithTimeout(v.ctx, fetchTimeout)
+		defer cancel()
+		keys, err := v.get(ctx)
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if err == nil {
+			v.keys, v.fetchedAt, v.succeeded = keys, time.Now(), f.number
+		}
+		f.err = err
+		v.current = nil
+		close(f.done)
+	})
+	return f
+}
+
+// get asks the auth server for its keys. None are an error.
+func (v *Verifier) get(ctx context.Context) (map[string]ed25519.PublicKey, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, v.url, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", userAgent)
+	resp, err := v.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the auth server answered %d", resp.StatusCode)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(body) > maxBody:
+		return nil, fmt.Errorf("the answer is larger than %d bytes", maxBody)
+	}
+	return parse(body)
+}
+
+// parse reads the Ed25519 keys of a key set and passes over all else.
+func parse(body []byte) (map[string]ed25519.PublicKey, error) {
+	var set struct {
+		Keys []json.RawMessage `json:"keys"`
+	}
+	if json.Unmarshal(body, &set) != nil {
+		return nil, errors.New("the answer is not a key set")
+	}
+	keys := make(map[string]ed25519.PublicKey)
+	for _, raw := range set.Keys {
+		var m jwkset.JWKMarshal
+		if json.Unmarshal(raw, &m) != nil || m.KID == "" || m.CRV != jwkset.CrvEd25519 {
+			continue
+		}
+		// Only what makes the key: certificates and where to find them are not
+		// looked at.
+		jwk, err := jwkset.NewJWKFromMarshal(jwkset.JWKMarshal{
+			KTY: m.KTY, CRV: m.CRV, X: m.X, KID: m.KID, ALG: m.ALG, USE: m.USE,
+		}, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
+		if key, ok := jwk.Key().(ed25519.PublicKey); err == nil && ok {
+			keys[m.KID] = key
+		}
+	}
+	if len(keys) == 0 {
+		return nil, errors.New("the key set has no Ed25519 key")
+	}
+	return keys, nil
+}
