@@ -26,7 +26,7 @@ type link struct {
 	readOnly   atomic.Bool // records can be read, and log-outs noted
 	loseAnswer atomic.Bool // writes get through, their answers do not
 	panics     atomic.Bool // on every write
-	dropped    chan struct{}
+	dropped    atomic.Value // a chan struct{} that is closed with the connections
 }
 
 type tombs struct {
@@ -39,21 +39,23 @@ var errAway = errors.New("no route to the store")
 func newLink(t *testing.T) *link {
 	store := session.NewMemoryStore()
 	t.Cleanup(func() { store.Close() })
-	return &link{MemoryStore: store, tombs: &tombs{at: make(map[string]time.Time)}, dropped: make(chan struct{})}
+	return (&link{MemoryStore: store, tombs: &tombs{at: make(map[string]time.Time)}}).another()
 }
 
 // another is another process's link to the same store.
 func (l *link) another() *link {
-	return &link{MemoryStore: l.MemoryStore, tombs: l.tombs, dropped: make(chan struct{})}
+	other := &link{MemoryStore: l.MemoryStore, tombs: l.tombs}
+	other.dropped.Store(make(chan struct{}))
+	return other
 }
 
 func (l *link) lose() {
 	l.away.Store(true)
-	close(l.dropped)
+	close(l.dropped.Load().(chan struct{}))
 }
 
 func (l *link) restore() {
-	l.dropped = make(chan struct{})
+	l.dropped.Store(make(chan struct{}))
 	l.away.Store(false)
 }
 
@@ -113,7 +115,7 @@ func (l *link) Watch(ctx context.Context, feed session.Feed) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	dropped := l.dropped
+	dropped := l.dropped.Load().(chan struct{})
 	go func() {
 		select {
 		case <-dropped:

@@ -46,6 +46,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -84,6 +85,7 @@ type Service struct {
 	storageMode string
 	count       counters
 	storeHealth *component
+	unreadAt    atomic.Int64 // when the last read of the store failed, in Unix nanoseconds; 0: it did not
 
 	flights  singleflight.Group       // one per user, see token.go
 	queue    *writeQueue              // what waits for the store, see outage.go
@@ -189,6 +191,12 @@ func (s *Service) Close() error {
 		errs = append(errs, closer())
 	}
 	return errors.Join(errs...)
+}
+
+// Format implements [fmt.Formatter]: whatever the verb, a Service prints nothing
+// that it holds.
+func (s *Service) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "session.Service(%s)", s.storageMode)
 }
 
 // enter begins an exported method about a user, which calls s.life.end when it
@@ -302,6 +310,9 @@ func (s *Service) wrote(userID string, err error) {
 func (s *Service) storeAnswered(ctx context.Context, op string, started time.Time, err error) error {
 	switch {
 	case err == nil, errors.Is(err, ErrConflict):
+		if op == "read" {
+			s.unreadAt.Store(0)
+		}
 		if s.storeHealth.worked(time.Since(started)) {
 			s.logger.Info("session: store answers again")
 		}
@@ -310,6 +321,9 @@ func (s *Service) storeAnswered(ctx context.Context, op string, started time.Tim
 		return ctx.Err()
 	}
 	s.count.storeErrors.Add(1)
+	if op == "read" {
+		s.unreadAt.Store(time.Now().UnixNano())
+	}
 	if s.storeHealth.failed(err, time.Since(started)) {
 		s.logger.Error("session: store does not answer", "op", op, "error", err)
 	}

@@ -186,20 +186,8 @@ const probeUser = "@health.probe:invalid"
 
 // component remembers how calls to the store or the auth server went.
 type component struct {
-	mu       sync.Mutex
-	last     ComponentHealth // guarded by mu
-	failedAt time.Time       // guarded by mu
-}
-
-// awayFor is how long after a failure a component is not waited for by those
-// who have something else to go by.
-const awayFor = time.Second
-
-// away reports whether the last call failed a moment ago.
-func (c *component) away(now time.Time) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return !c.last.OK && now.Sub(c.failedAt) < awayFor
+	mu   sync.Mutex
+	last ComponentHealth // guarded by mu
 }
 
 func newComponent() *component {
@@ -234,7 +222,6 @@ func (c *component) record(err error, latency time.Duration) (changed bool) {
 	c.last.Latency = latency
 	if err != nil {
 		c.last.LastError = printable(err.Error())
-		c.failedAt = time.Now()
 	}
 	return changed
 }

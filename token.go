@@ -25,8 +25,9 @@ const (
 	aheadBackoffMax = 30 * time.Second
 
 	// How long a store that may be away is waited for when there is something
-	// to serve in its place.
-	knownWait = 500 * time.Millisecond
+	// to serve in its place, and for how long after that it is not.
+	knownWait  = 500 * time.Millisecond
+	knownAgain = time.Second
 
 	// A refresh token is single-use, so it is not spent without the time to
 	// hear what came of it, and its successor is written again and again. A
@@ -117,7 +118,7 @@ func (s *Service) known(ctx context.Context, userID string) (*login, error) {
 		snap, err := s.readStore(ctx, userID)
 		return snap.login, err
 	}
-	if s.storeHealth.away(time.Now()) {
+	if failed := s.unreadAt.Load(); failed != 0 && uint64(time.Now().UnixNano()-failed) < uint64(knownAgain) {
 		return e.login, nil
 	}
 	read := ctx
