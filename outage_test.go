@@ -21,11 +21,11 @@ type link struct {
 	*session.MemoryStore
 	tombs *tombs
 
-	away       atomic.Bool // nothing gets through
-	hangs      atomic.Bool // reads hang while the store is away
-	readOnly   atomic.Bool // records can be read, and log-outs noted
-	loseAnswer atomic.Bool // writes get through, their answers do not
-	panics     atomic.Bool // on every write
+	away       atomic.Bool  // nothing gets through
+	hangs      atomic.Bool  // reads hang while the store is away
+	readOnly   atomic.Bool  // records can be read, and log-outs noted
+	loseAnswer atomic.Bool  // writes get through, their answers do not
+	panics     atomic.Bool  // on every write
 	dropped    atomic.Value // a chan struct{} that is closed with the connections
 }
 
