@@ -1,0 +1,500 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/goleak"
+
+	"github.com/mana/session"
+	"github.com/mana/session/sessiontest"
+)
+
+// botEnv is set for a process that plays a bot. It takes orders on its standard
+// input, one JSON document a line, and reports on its standard output.
+const botEnv = "SESSION_FAULTS_BOT"
+
+type botConfig struct {
+	Number, Life int // which bot, and its how-manyth process
+	AuthURL      string
+	Redis        string
+	Ahead        time.Duration
+	UsersFile    string // an account a line, see account
+	Seed         uint64
+	Callers      int
+	Pause        time.Duration // of a caller between two calls
+}
+
+// account is a user as the bots know them.
+type account struct {
+	ID       string   // on Matrix
+	Emails   []string // of the accounts that the user has; the first unless they switch
+	Subjects []string
+	Linked   bool
+	Never    bool // logs in, or is linked
+}
+
+// order is what the run tells a bot to do.
+type order struct {
+	N     int // names the answer
+	Do    string
+	User  int
+	Email string
+	Key   string
+	Value int
+	SIDs  []string      // of log-ins that are over
+	From  int64         // from when on they must not be seen
+	Limit time.Duration // of the caller's patience; 0: none
+}
+
+// What a bot can be told.
+const (
+	doLogin   = "login"
+	doLogout  = "logout"
+	doSet     = "set"
+	doTraffic = "traffic" // until quiet
+	doQuiet   = "quiet"
+	doEnded   = "ended" // the SIDs must not be seen any more; not answered
+	doSweep   = "sweep" // a token for everybody
+	doData    = "data"  // everybody's data
+	doClose   = "close"
+)
+
+// message is what a bot says: the answer to an order, an observation that takes
+// the whole picture to judge, or its figures.
+type message struct {
+	N          int    `json:",omitempty"`
+	Kind       string // "answer" or one of the observations
+	User       int
+	Start, End int64
+	Err        string `json:",omitempty"` // name of a sentinel
+	Detail     string `json:",omitempty"`
+	SID, Sub   string `json:",omitempty"`
+
+	Sweep   []message                   `json:",omitempty"`
+	Data    []map[string]int            `json:",omitempty"`
+	Figures map[string]map[string]int64 `json:",omitempty"` // operation, outcome, number
+}
+
+// Observations.
+const (
+	sawAnswer  = "answer"
+	sawFigures = "figures"
+	sawRefused = "refused"    // ErrNotLoggedIn
+	sawGhost   = "ghost"      // a token of a log-in that is over
+	sawWrong   = "wrong"      // somebody else's token
+	sawShort   = "short"      // a token with 60 s or less to go
+	sawOwn     = "own logout" // a token right after the bot's own log-out
+)
+
+type bot struct {
+	config  botConfig
+	svc     *session.Service
+	users   []account
+	began   time.Time
+	ended   sync.Map // SID to the time from which it must not be seen, int64
+	orders  sync.WaitGroup
+	callers sync.WaitGroup
+	quiet   chan struct{}
+
+	out sync.Mutex
+	enc *json.Encoder // guarded by out
+
+	mu      sync.Mutex
+	figures map[string]map[string]int64 // guarded by mu
+}
+
+func runBot() {
+	before := goleak.IgnoreCurrent()
+	b := &bot{quiet: make(chan struct{}), enc: json.NewEncoder(os.Stdout), figures: make(map[string]map[string]int64)}
+	if err := json.Unmarshal([]byte(os.Getenv(botEnv)), &b.config); err != nil {
+		log.Fatal(err)
+	}
+	var err error
+	if b.users, err = readAccounts(b.config.UsersFile); err != nil {
+		log.Fatal(err)
+	}
+	redis.SetLogger(silence{}) // it reports every connection that we break
+	client := redis.NewClient(&redis.Options{Addr: b.config.Redis, ContextTimeoutEnabled: true})
+	transport := &http.Transport{IdleConnTimeout: 4 * time.Second, MaxIdleConnsPerHost: 32}
+	b.svc, err = session.New(session.WithAuthURL(b.config.AuthURL), session.WithServiceKey(sessiontest.DefaultServiceKey),
+		session.WithHTTPClient(&http.Client{Transport: signed{transport, b.config}}),
+		session.WithRedis(client), session.WithRefreshAhead(b.config.Ahead))
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	stopFigures := make(chan struct{})
+	var figures sync.WaitGroup
+	figures.Go(func() { b.reportFigures(stopFigures) })
+	in := bufio.NewScanner(os.Stdin)
+	in.Buffer(nil, 16<<20)
+	for in.Scan() {
+		var o order
+		if err := json.Unmarshal(in.Bytes(), &o); err != nil {
+			log.Fatal(err)
+		}
+		if o.Do != doClose {
+			b.obey(o)
+			continue
+		}
+		b.orders.Wait()
+		b.callers.Wait()
+		answer := message{N: o.N, Kind: sawAnswer}
+		if err := errors.Join(b.svc.Close(), client.Close()); err != nil {
+			answer.Err = err.Error()
+		}
+		close(stopFigures)
+		figures.Wait()
+		transport.CloseIdleConnections()
+		if err := goleak.Find(before); err != nil {
+			answer.Detail = err.Error()
+		}
+		b.say(answer)
+		return
+	}
+}
+
+type silence struct{}
+
+func (silence) Printf(context.Context, string, ...any) {}
+
+// signed tells the auth server who calls, and which refresh token is spent: it
+// is the run's, and keeps the books.
+type signed struct {
+	http.RoundTripper
+	config botConfig
+}
+
+const (
+	botHeader   = "X-Faults-Bot"
+	spentHeader = "X-Faults-Spent"
+)
+
+func (s signed) RoundTrip(req *http.Request) (*http.Response, error) {
+	req = req.Clone(req.Context())
+	req.Header.Set(botHeader, fmt.Sprintf("%d.%d", s.config.Number, s.config.Life))
+	if req.Body != nil {
+		body, err := io.ReadAll(req.Body)
+		_ = req.Body.Close()
+		if err != nil {
+			return nil, err
+		}
+		var fields struct{ RefreshToken string }
+		if json.Unmarshal(body, &fields) == nil && fields.RefreshToken != "" {
+			req.Header.Set(spentHeader, fields.RefreshToken)
+		}
+		req.Body = io.NopCloser(bytes.NewReader(body))
+	}
+	return s.RoundTripper.RoundTrip(req)
+}
+
+func (b *bot) say(m message) {
+	b.out.Lock()
+	defer b.out.Unlock()
+	_ = b.enc.Encode(m) // the run is gone if nobody listens
+}
+
+// obey carries out an order, beside others.
+func (b *bot) obey(o order) {
+	switch o.Do {
+	case doEnded:
+		for _, sid := range o.SIDs {
+			b.ended.Store(sid, o.From)
+		}
+		return
+	case doTraffic:
+		b.traffic()
+		b.say(message{N: o.N, Kind: sawAnswer})
+		return
+	case doQuiet:
+		close(b.quiet)
+		b.orders.Go(func() {
+			b.callers.Wait()
+			b.say(message{N: o.N, Kind: sawAnswer})
+		})
+		return
+	}
+	b.orders.Go(func() {
+		m := b.carryOut(o)
+		m.N, m.Kind, m.User = o.N, sawAnswer, o.User
+		b.say(m)
+	})
+}
+
+func (b *bot) carryOut(o order) message {
+	ctx, cancel := context.Background(), func() {}
+	if o.Limit > 0 {
+		ctx, cancel = context.WithTimeout(ctx, o.Limit)
+	}
+	defer cancel()
+	m := message{Start: now()}
+	finish := func(err error) {
+		m.End, m.Err = now(), sentinel(err)
+		if err != nil {
+			m.Detail = err.Error()
+		}
+		b.count(o.Do, m.Err)
+	}
+	switch o.Do {
+	case doLogin:
+		s, err := b.svc.Login(ctx, b.users[o.User].ID, o.Email, password)
+		finish(err)
+		if err == nil {
+			b.inspect("login", o.User, s.Token(), m.Start, m.End)
+			c, _ := readClaims(s.Token())
+			m.SID, m.Sub = c.SID, c.Subject
+		}
+	case doLogout:
+		user := b.users[o.User]
+		err := b.svc.Logout(ctx, user.ID)
+		finish(err)
+		if errors.Is(err, session.ErrStoreUnavailable) && !user.Linked {
+			if token, err := b.svc.Token(context.Background(), user.ID); err == nil {
+				c, _ := readClaims(token)
+				b.say(message{Kind: sawOwn, User: o.User, Start: m.Start, End: now(), SID: c.SID, Sub: c.Subject})
+			}
+		}
+	case doSet:
+		finish(b.svc.SetData(ctx, b.users[o.User].ID, o.Key, o.Value))
+	case doSweep:
+		m.Sweep = b.sweep()
+		m.End = now()
+	case doData:
+		m.Data = b.allData()
+		m.End = now()
+	default:
+		m.Err = "unknown order " + o.Do
+	}
+	return m
+}
+
+// traffic starts the callers.
+func (b *bot) traffic() {
+	for i := range b.config.Callers {
+		random := rand.New(rand.NewPCG(b.config.Seed, uint64(b.config.Number)<<32|uint64(b.config.Life)<<16|uint64(i)))
+		b.callers.Go(func() {
+			for {
+				select {
+				case <-b.quiet:
+					return
+				case <-time.After(b.config.Pause/2 + time.Duration(random.Int64N(int64(b.config.Pause)))):
+				}
+				b.call(random)
+			}
+		})
+	}
+}
+
+// call does what a bot does at a command: mostly it asks for a token.
+func (b *bot) call(random *rand.Rand) {
+	ctx, cancel := context.Background(), func() {}
+	if random.IntN(10) == 0 { // somebody who does not wait for ever
+		ctx, cancel = context.WithTimeout(ctx, 50*time.Millisecond+time.Duration(random.Int64N(int64(3*time.Second))))
+	}
+	defer cancel()
+	user := random.IntN(len(b.users))
+	switch p := random.IntN(100); {
+	case p < 94:
+		b.token(ctx, "token", user, func() (string, error) { return b.svc.Token(ctx, b.users[user].ID) })
+	case p < 96:
+		token, err := b.token(ctx, "token", user, func() (string, error) { return b.svc.Token(ctx, b.users[user].ID) })
+		if err == nil {
+			b.token(ctx, "refresh", user, func() (string, error) { return b.svc.Refresh(ctx, b.users[user].ID, token) })
+		}
+	case p < 98:
+		var value int
+		_, err := b.svc.Data(ctx, b.users[user].ID, dataKeys[random.IntN(len(dataKeys))], &value)
+		b.count("data", sentinel(err))
+	default:
+		start := now()
+		in, err := b.svc.LoggedIn(ctx, b.users[user].ID)
+		b.count("logged in", sentinel(err))
+		if err == nil && !in {
+			b.say(message{Kind: sawRefused, User: user, Start: start, End: now(), Detail: "logged in: false"})
+		}
+	}
+}
+
+// token makes a call that returns a token, and looks at what comes of it.
+func (b *bot) token(ctx context.Context, op string, user int, call func() (string, error)) (string, error) {
+	start := now()
+	token, err := call()
+	end := now()
+	b.count(op, sentinel(err))
+	switch {
+	case err == nil:
+		b.inspect(op, user, token, start, end)
+	case errors.Is(err, session.ErrNotLoggedIn):
+		b.say(message{Kind: sawRefused, User: user, Start: start, End: end, Detail: op + ": " + err.Error()})
+	}
+	return token, err
+}
+
+// inspect reports a token that is not as it should be.
+func (b *bot) inspect(op string, user int, token string, start, end int64) {
+	m := message{User: user, Start: start, End: end, Detail: op}
+	c, err := readClaims(token)
+	if err != nil {
+		m.Kind, m.Detail = sawWrong, op+": "+err.Error()
+		b.say(m)
+		return
+	}
+	m.SID, m.Sub = c.SID, c.Subject
+	if !slices.Contains(b.users[user].Subjects, c.Subject) {
+		m.Kind = sawWrong
+		b.say(m)
+	}
+	left := time.Duration(c.Expires*int64(time.Second) - end)
+	if left <= time.Minute {
+		m.Kind, m.Detail = sawShort, left.String()
+		b.say(m)
+	}
+	if over, ok := b.ended.Load(c.SID); ok && start > over.(int64) {
+		health := b.svc.Health(context.Background())
+		m.Kind, m.Detail = sawGhost, fmt.Sprintf("%s; then: store ok %t, %q, queued %d", op, health.Store.OK, health.Store.LastError, health.Queued)
+		b.say(m)
+	}
+}
+
+const (
+	sweepLimit   = time.Minute
+	sweepCallers = 64
+)
+
+// each calls f for every user, many at a time.
+func (b *bot) each(f func(user int)) {
+	var all sync.WaitGroup
+	next := make(chan int)
+	for range sweepCallers {
+		all.Go(func() {
+			for user := range next {
+				f(user)
+			}
+		})
+	}
+	for user := range b.users {
+		next <- user
+	}
+	close(next)
+	all.Wait()
+}
+
+// sweep asks for everybody's token until there is one or a no.
+func (b *bot) sweep() []message {
+	answers := make([]message, len(b.users))
+	limit := time.Now().Add(sweepLimit)
+	b.each(func(user int) {
+		m := &answers[user]
+		for {
+			m.Start = now()
+			token, err := b.svc.Token(context.Background(), b.users[user].ID)
+			m.End, m.Err, m.User = now(), sentinel(err), user
+			b.count("token", m.Err)
+			if err == nil {
+				b.inspect("sweep", user, token, m.Start, m.End)
+				c, _ := readClaims(token)
+				m.SID, m.Sub, m.Detail = c.SID, c.Subject, ""
+				return
+			}
+			m.Detail = "sweep: " + err.Error()
+			if errors.Is(err, session.ErrNotLoggedIn) || time.Now().After(limit) {
+				return
+			}
+			time.Sleep(100 * time.Millisecond) // the breaker closes, the server recovers
+		}
+	})
+	return answers
+}
+
+// allData reads everybody's data; a user without a session has nil.
+func (b *bot) allData() []map[string]int {
+	answers := make([]map[string]int, len(b.users))
+	b.each(func(user int) {
+		data := make(map[string]int)
+		for _, key := range dataKeys {
+			var value int
+			found, err := b.svc.Data(context.Background(), b.users[user].ID, key, &value)
+			b.count("data", sentinel(err))
+			if err != nil {
+				return
+			}
+			if found {
+				data[key] = value
+			}
+		}
+		answers[user] = data
+	})
+	return answers
+}
+
+func (b *bot) count(op, outcome string) {
+	if outcome == "" {
+		outcome = "ok"
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.figures[op] == nil {
+		b.figures[op] = make(map[string]int64)
+	}
+	b.figures[op][outcome]++
+}
+
+// reportFigures says again and again what was done since the last time: a bot
+// may be killed at any moment.
+func (b *bot) reportFigures(stop <-chan struct{}) {
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	for last := false; !last; {
+		select {
+		case <-tick.C:
+		case <-stop:
+			last = true
+		}
+		b.mu.Lock()
+		figures := b.figures
+		b.figures = make(map[string]map[string]int64)
+		b.mu.Unlock()
+		b.say(message{Kind: sawFigures, Figures: figures})
+	}
+}
+
+// sentinel names what a bot decides by.
+func sentinel(err error) string {
+	if err == nil {
+		return ""
+	}
+	for _, s := range []struct {
+		err  error
+		name string
+	}{
+		{session.ErrNotLoggedIn, "ErrNotLoggedIn"},
+		{session.ErrInvalidCredentials, "ErrInvalidCredentials"},
+		{session.ErrEmailNotVerified, "ErrEmailNotVerified"},
+		{session.ErrRateLimited, "ErrRateLimited"},
+		{session.ErrServiceKeyRejected, "ErrServiceKeyRejected"},
+		{session.ErrStoreUnavailable, "ErrStoreUnavailable"},
+		{session.ErrAuthUnavailable, "ErrAuthUnavailable"},
+		{session.ErrClosed, "ErrClosed"},
+		{context.DeadlineExceeded, "DeadlineExceeded"},
+		{context.Canceled, "Canceled"},
+	} {
+		if errors.Is(err, s.err) {
+			return s.name
+		}
+	}
+	return "other: " + err.Error()
+}

@@ -1,0 +1,303 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// How things are allowed to take time.
+const (
+	// staleness is how long after a log-out another process that reaches the
+	// store may still hand out what it knows: the near cache's promise of a
+	// second, and room for a loaded machine.
+	staleness = 1300 * time.Millisecond
+
+	// wayBack is how long after Redis is back a bot may still behave as if it
+	// were not: connections are made anew, the queue is drained, the change
+	// feed is built.
+	wayBack = 3 * time.Second
+
+	// straggling is how long a write whose caller was told an error may stay on
+	// the way: in a connection that stands still, or in a queue.
+	straggling = 20 * time.Second
+
+	// refreshLimit bounds the time from the spending of a refresh token to the
+	// storing of its successor, Redis being away included.
+	refreshLimit = 20 * time.Second
+)
+
+// Why a session was lost that nobody could have kept, and other reasons for not
+// judging something.
+const (
+	lostAnswer   = "refresh token spent, the answer destroyed by a fault"
+	lostHolder   = "refresh token spent by a bot that was killed before it could store the successor"
+	queuedKilled = "log-in queued in a bot that was killed while it did not reach Redis"
+	notYetBack   = "log-in of a bot that did not reach Redis, not written back yet"
+	ownQueued    = "told by a bot that did not reach Redis, and had itself logged the user out before somebody else logged in"
+	lateLogout   = "earlier log-out that had reported an error took effect late"
+)
+
+// deed is something that was done about a user. Deeds of a user come one after
+// the other; what comes with them, such as refreshes, does not.
+type deed struct {
+	do         string
+	bot, life  int
+	start, end int64
+	outcome    outcome
+	err        string
+	email      string
+	sid        string // of a log-in that is done
+	key        string
+	value      int
+}
+
+type outcome int
+
+const (
+	done    outcome = iota
+	nothing         // failed, and has changed nothing
+	unclear         // failed, and may take effect, now or later
+)
+
+// ledger holds what was done about every user and what the bots observed.
+type ledger struct {
+	users  []account
+	damage *damage
+	books  *books
+
+	mu    sync.Mutex
+	deeds [][]deed         // guarded by mu: by user, in their order
+	lives map[string]int64 // guarded by mu: when "bot.life" was killed
+	heard []heard          // guarded by mu
+}
+
+// heard is an observation and who made it.
+type heard struct {
+	message
+	bot, life int
+}
+
+func newLedger(users []account, d *damage, b *books) *ledger {
+	return &ledger{users: users, damage: d, books: b, deeds: make([][]deed, len(users)), lives: make(map[string]int64)}
+}
+
+func (l *ledger) add(user int, d deed) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.deeds[user] = append(l.deeds[user], d)
+}
+
+func (l *ledger) of(user int) []deed {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.deeds[user])
+}
+
+func (l *ledger) hear(m message, bot, life int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.heard = append(l.heard, heard{m, bot, life})
+}
+
+func (l *ledger) killed(bot, life int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lives[fmt.Sprintf("%d.%d", bot, life)] = now()
+}
+
+func (l *ledger) killedAt(bot string) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lives[bot]
+}
+
+// standing is what the deeds of a user say about a time.
+type standing int
+
+const (
+	unknown standing = iota
+	in               // logged in, for sure
+	out              // logged out, for sure
+)
+
+// standingAt tells how a user without a link stands throughout [from, to], and
+// by which deed. For deeds that were going on meanwhile, or may have been, it is
+// unknown.
+func (l *ledger) standingAt(deeds []deed, from, to int64) (standing, int) {
+	s, by := out, -1 // nobody has logged in yet
+	for i, d := range deeds {
+		if d.start > to {
+			break
+		}
+		if d.do == doSet || d.outcome == nothing {
+			continue
+		}
+		switch {
+		case d.do == doLogin && d.outcome == done && d.end < from:
+			s, by = in, i
+		case d.do == doLogin && s == in:
+			// The user stays logged in, by the one or the other.
+		case d.do == doLogin:
+			s, by = unknown, i
+		case d.do == doLogout && d.outcome == done && d.end < from:
+			if s == unknown && deeds[by].do == doLogin && d.start-deeds[by].end < int64(straggling) {
+				by = i // the log-in may come to life after all
+				continue
+			}
+			s, by = out, i
+		case d.do == doLogout:
+			s, by = unknown, i
+		}
+	}
+	return s, by
+}
+
+// verdict is what an observation amounts to.
+type verdict struct {
+	violation bool
+	excused   string // why a loss is not one; with neither: nothing is wrong
+}
+
+// judgeRefusal says whether a user may have been told to log in.
+func (l *ledger) judgeRefusal(h heard) verdict {
+	deeds := l.of(h.User)
+	if l.users[h.User].Linked {
+		// Only a log-out in the middle of the call may make a linked user look
+		// logged out.
+		return verdict{violation: !slices.ContainsFunc(deeds, func(d deed) bool {
+			end := d.end
+			if d.outcome == unclear {
+				end += int64(straggling)
+			}
+			return d.do == doLogout && d.outcome != nothing && d.start <= h.End && end >= h.Start
+		})}
+	}
+	s, by := l.standingAt(deeds, h.Start, h.End)
+	if s != in {
+		return verdict{}
+	}
+	login := deeds[by]
+	// What a bot did while it did not reach Redis others learn when it does.
+	if back, away := l.damage.backBy(login.bot, login.start, login.end, wayBack); away {
+		killed := l.killedAt(fmt.Sprintf("%d.%d", login.bot, login.life))
+		if killed != 0 && killed <= back {
+			return verdict{excused: queuedKilled}
+		}
+		if h.Start <= back {
+			return verdict{excused: notYetBack}
+		}
+	}
+	// A bot that does not reach Redis goes by its own log-out.
+	if l.damage.away(h.bot, h.Start, h.End, wayBack) && slices.ContainsFunc(deeds[:by], func(d deed) bool {
+		return d.do == doLogout && d.outcome == unclear && d.bot == h.bot && d.life == h.life
+	}) {
+		return verdict{excused: ownQueued}
+	}
+	emails := l.users[h.User].Emails
+	for _, sid := range append(l.books.granted(emails, login.end), login.sid) {
+		if why := l.books.broken(sid, h.End, l.killedAt); why != "" {
+			return verdict{excused: why}
+		}
+	}
+	for _, d := range deeds[:by] {
+		if d.do == doLogout && d.outcome == unclear && login.end-d.end < int64(straggling) {
+			return verdict{violation: true, excused: lateLogout}
+		}
+	}
+	return verdict{violation: true}
+}
+
+// judgeToken says whether a user without a link may have been given a token by
+// a bot that reached Redis.
+func (l *ledger) judgeToken(h heard) verdict {
+	if l.users[h.User].Linked {
+		return verdict{}
+	}
+	s, _ := l.standingAt(l.of(h.User), h.Start-int64(staleness), h.End)
+	return verdict{violation: s == out}
+}
+
+// queuedLogout reports whether the last thing that happened to a user is a
+// log-out which a bot could not carry out at once and, not having been killed
+// since, has to have carried out by the end.
+func (l *ledger) queuedLogout(user int) bool {
+	last, straggler := deed{}, int64(0)
+	for _, d := range l.of(user) {
+		if d.do == doSet || d.outcome == nothing {
+			continue
+		}
+		if last = d; d.do == doLogin && d.outcome == unclear {
+			straggler = d.end
+		}
+	}
+	return last.do == doLogout && last.err == "ErrStoreUnavailable" &&
+		l.killedAt(fmt.Sprintf("%d.%d", last.bot, last.life)) == 0 && last.start-straggler > int64(straggling)
+}
+
+// judgeAccount says whether a token may be of the account that it is of, for a
+// user who has several. Redis must have been in reach of everybody for long.
+func (l *ledger) judgeAccount(h heard) verdict {
+	user := l.users[h.User]
+	s, by := l.standingAt(l.of(h.User), h.Start, h.End)
+	if s != in {
+		return verdict{}
+	}
+	deeds := l.of(h.User)
+	for _, d := range deeds {
+		if d.do == doLogin && d.outcome == unclear && d.end > deeds[by].start-int64(straggling) {
+			return verdict{}
+		}
+	}
+	at := slices.Index(user.Emails, deeds[by].email)
+	return verdict{violation: at >= 0 && user.Subjects[at] != h.Sub}
+}
+
+// wantedData says what a user's data under a key may be at the end: the value
+// last acknowledged, or one that came to nothing or not after it. ok is false
+// for a user whose session ended or may have ended after it.
+func (l *ledger) wantedData(user int, key string) (values []int, ok bool) {
+	email, ending := "", false
+	for _, d := range l.of(user) {
+		if d.outcome == done && d.do != doSet {
+			ending = false
+		}
+		switch {
+		case d.outcome == nothing:
+		case d.do == doLogout && d.outcome == unclear:
+			values, ok, ending = nil, false, true
+		case ending: // what is written meanwhile goes when the log-out takes effect
+		case d.do == doLogout, d.do == doLogin && email != "" && d.email != email:
+			values, ok = nil, false
+		case d.do == doSet && d.key == key && d.outcome == done:
+			values, ok = []int{d.value}, true
+		case d.do == doSet && d.key == key:
+			values = append(values, d.value)
+		}
+		if d.do == doLogin && d.outcome != nothing {
+			email = d.email
+		}
+	}
+	return values, ok
+}
+
+// lostExcusably reports whether a log-in of the user broke off for a reason that
+// no client could have helped, and the data with it.
+func (l *ledger) lostExcusably(user int) bool {
+	for _, sid := range l.books.granted(l.users[user].Emails, 0) {
+		if l.books.broken(sid, now(), l.killedAt) != "" {
+			return true
+		}
+	}
+	for _, d := range l.of(user) {
+		if d.do != doLogin || d.outcome != done {
+			continue
+		}
+		back, away := l.damage.backBy(d.bot, d.start, d.end, wayBack)
+		if killed := l.killedAt(fmt.Sprintf("%d.%d", d.bot, d.life)); away && killed != 0 && killed <= back {
+			return true
+		}
+	}
+	return false
+}

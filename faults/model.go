@@ -1,0 +1,116 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// What happened to one user, as the checker sees it. A history holds every
+// operation whose result says something, or that may have changed something.
+
+// state is what there is to know about a user.
+type state struct {
+	In      bool
+	SID     string // of the log-in; of the link
+	Account int    // of those that the user has
+	Data    [keys]int
+}
+
+const keys = 2
+
+// event is an operation and its result.
+type event struct {
+	Do      string
+	Account int    // of a log-in, or of the token
+	SID     string // of a log-in, or of the token
+	Key     int
+	Value   int      // 0: nothing under the key
+	Refused bool     // ErrNotLoggedIn
+	Unclear bool     // failed: may take effect, at any later time, or not at all
+	LinkSID string   // the user is linked to account 0, and the link's tokens have this
+	Ended   []string // log-ins that the auth server has ended, for a fault of ours
+}
+
+// What can be done, beside doLogin, doLogout and doSet.
+const (
+	doToken = "token" // Token and Refresh
+	doGet   = "get"
+)
+
+// sessions is how a user's session behaves for somebody who is told everything
+// in the right order.
+var sessions = porcupine.Model{
+	Init: func() any { return state{} },
+	Step: func(s, in, _ any) (bool, any) {
+		ok, next := in.(event).step(s.(state))
+		return ok, next
+	},
+	DescribeOperation: func(in, _ any) string { return in.(event).String() },
+	DescribeState: func(s any) string {
+		if s := s.(state); s.In {
+			return fmt.Sprintf("%s of account %d, data %v", s.SID, s.Account, s.Data)
+		}
+		return "logged out"
+	},
+}
+
+func (e event) step(s state) (bool, state) {
+	if e.Refused {
+		// A session that the auth server ended goes when somebody finds out.
+		return !s.In || slices.Contains(e.Ended, s.SID), state{}
+	}
+	switch e.Do {
+	case doLogin:
+		return true, s.begin(e.SID, e.Account)
+	case doLogout:
+		return true, state{}
+	case doToken:
+		if e.LinkSID != "" && (e.Unclear || e.SID == e.LinkSID) {
+			return true, s.begin(e.LinkSID, 0) // the link replaces any token, and makes a session of none
+		}
+		return e.Unclear || s.In && s.SID == e.SID && s.Account == e.Account, s
+	case doSet:
+		ok := s.In || e.Unclear
+		if s.In {
+			s.Data[e.Key] = e.Value
+		}
+		return ok, s
+	case doGet:
+		return s.In && s.Data[e.Key] == e.Value, s
+	}
+	return false, s
+}
+
+// begin is s after a token of an account: data stay with the account.
+func (s state) begin(sid string, account int) state {
+	next := state{In: true, SID: sid, Account: account}
+	if s.In && s.Account == account {
+		next.Data = s.Data
+	}
+	return next
+}
+
+func (e event) String() string {
+	text := e.Do
+	switch e.Do {
+	case doLogin:
+		text = fmt.Sprintf("log in as %d: %s", e.Account, e.SID)
+	case doLogout:
+		text = "log out"
+	case doToken:
+		text = fmt.Sprintf("token: %s of %d", e.SID, e.Account)
+	case doSet:
+		text = fmt.Sprintf("set %d to %d", e.Key, e.Value)
+	case doGet:
+		text = fmt.Sprintf("get %d: %d", e.Key, e.Value)
+	}
+	if e.Refused {
+		text = e.Do + ": not logged in"
+	}
+	if e.Unclear {
+		text += "?"
+	}
+	return text
+}

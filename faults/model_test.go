@@ -1,0 +1,99 @@
+package main
+
+import (
+	"math"
+	"testing"
+
+	"github.com/anishathalye/porcupine"
+)
+
+const never = math.MaxInt64
+
+func op(call, ret int64, e event) porcupine.Operation {
+	return porcupine.Operation{Input: e, Call: call, Return: ret}
+}
+
+func token(sid string, account int) event { return event{Do: doToken, SID: sid, Account: account} }
+func logIn(sid string, account int) event { return event{Do: doLogin, SID: sid, Account: account} }
+func set(key, value int) event            { return event{Do: doSet, Key: key, Value: value} }
+func get(key, value int) event            { return event{Do: doGet, Key: key, Value: value} }
+
+func refused(do string) event { return event{Do: do, Refused: true} }
+
+func perhaps(e event) event {
+	e.Unclear = true
+	return e
+}
+
+func linked(e event) event {
+	e.LinkSID = "link"
+	return e
+}
+
+var logOut = event{Do: doLogout}
+
+func TestCheckerTellsGoodHistoriesFromBad(t *testing.T) {
+	ended := refused(doToken)
+	ended.Ended = []string{"a"}
+	for _, c := range []struct {
+		name    string
+		good    bool
+		history []porcupine.Operation
+	}{
+		{"token of the log-in", true, []porcupine.Operation{
+			op(0, 1, logIn("a", 0)), op(2, 3, token("a", 0))}},
+		{"token before any log-in", false, []porcupine.Operation{
+			op(0, 1, token("a", 0)), op(2, 3, logIn("a", 0))}},
+		{"token after the log-out", false, []porcupine.Operation{
+			op(0, 1, logIn("a", 0)), op(2, 3, logOut), op(4, 5, token("a", 0))}},
+		{"token during the log-out", true, []porcupine.Operation{
+			op(0, 1, logIn("a", 0)), op(2, 6, logOut), op(4, 5, token("a", 0))}},
+		{"token once more after somebody saw the log-out", false, []porcupine.Operation{
+			op(0, 1, logIn("a", 0)), op(2, 9, logOut), op(3, 4, refused(doToken)), op(5, 6, token("a", 0))}},
+		{"log-out that failed, and took effect late", true, []porcupine.Operation{
+			op(0, 1, logIn("a", 0)), op(2, never, perhaps(logOut)), op(4, 5, token("a", 0)), op(6, 7, refused(doToken))}},
+		{"log-out that failed, and took effect twice", false, []porcupine.Operation{
+			op(0, 1, logIn("a", 0)), op(2, never, perhaps(logOut)), op(4, 5, refused(doToken)),
+			op(6, 7, logIn("b", 0)), op(8, 9, token("b", 0)), op(10, 11, refused(doToken))}},
+		{"log-in that failed, and was seen", true, []porcupine.Operation{
+			op(0, never, perhaps(logIn("a", 0))), op(2, 3, refused(doToken)), op(4, 5, token("a", 0))}},
+		{"log-in that failed, and came back after a log-out", false, []porcupine.Operation{
+			op(0, never, perhaps(logIn("a", 0))), op(2, 3, token("a", 0)), op(4, 5, logOut), op(6, 7, token("a", 0))}},
+		{"session lost", false, []porcupine.Operation{
+			op(0, 1, logIn("a", 0)), op(2, 3, refused(doToken))}},
+		{"session ended by the auth server", true, []porcupine.Operation{
+			op(0, 1, logIn("a", 0)), op(2, 3, ended), op(4, 5, refused(doSet))}},
+		{"session that comes back after the auth server ended it", false, []porcupine.Operation{
+			op(0, 1, logIn("a", 0)), op(2, 3, ended), op(4, 5, token("a", 0))}},
+		{"token of the account before", false, []porcupine.Operation{
+			op(0, 1, logIn("a", 0)), op(2, 3, logIn("b", 1)), op(4, 5, token("a", 0))}},
+		{"token of one log-in and the account of another", false, []porcupine.Operation{
+			op(0, 1, logIn("a", 0)), op(2, 3, token("a", 1))}},
+		{"data of the same account after another log-in", true, []porcupine.Operation{
+			op(0, 1, logIn("a", 0)), op(2, 3, set(0, 7)), op(4, 5, logIn("b", 0)), op(6, 7, get(0, 7))}},
+		{"data of another account", false, []porcupine.Operation{
+			op(0, 1, logIn("a", 0)), op(2, 3, set(0, 7)), op(4, 5, logIn("b", 1)), op(6, 7, get(0, 7))}},
+		{"data lost", false, []porcupine.Operation{
+			op(0, 1, logIn("a", 0)), op(2, 3, set(0, 7)), op(4, 5, get(0, 0))}},
+		{"data of one key lost to another", false, []porcupine.Operation{
+			op(0, 1, logIn("a", 0)), op(2, 5, set(0, 7)), op(2, 5, set(1, 8)), op(6, 7, get(0, 7)), op(8, 9, get(1, 0))}},
+		{"data from before a log-out", false, []porcupine.Operation{
+			op(0, 1, logIn("a", 0)), op(2, 3, set(0, 7)), op(4, 5, logOut), op(6, 7, logIn("b", 0)), op(8, 9, get(0, 7))}},
+		{"data write that failed, and is seen", true, []porcupine.Operation{
+			op(0, 1, logIn("a", 0)), op(2, never, perhaps(set(0, 7))), op(4, 5, get(0, 0)), op(6, 7, get(0, 7))}},
+		{"linked user after a log-out", true, []porcupine.Operation{
+			op(0, 1, logIn("a", 0)), op(2, 3, logOut), op(4, 5, linked(token("link", 0)))}},
+		{"linked user's token of a log-in that the link replaced", false, []porcupine.Operation{
+			op(0, 1, logIn("a", 0)), op(2, 3, linked(token("link", 0))), op(4, 5, linked(token("a", 0)))}},
+		{"linked user's session by a call that failed", true, []porcupine.Operation{
+			op(0, never, linked(perhaps(event{Do: doToken}))), op(2, 3, set(0, 7)), op(4, 5, get(0, 7))}},
+		{"data without a session", false, []porcupine.Operation{
+			op(0, 1, set(0, 7))}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if porcupine.CheckOperations(sessions, c.history) != c.good {
+				t.Errorf("want %t", c.good)
+			}
+		})
+	}
+}
