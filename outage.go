@@ -342,6 +342,8 @@ func (p *queuedWrite) reconcile(stored *login, loggedOut time.Time) *login {
 	}
 	if p.began {
 		switch {
+		case stored != nil && stored.began().Equal(p.since) && stored.sameAccount(p.login):
+			return p.successorOf(stored)
 		case stored == nil || p.clean:
 			if stored != nil && stored.began().After(p.since) {
 				return nil
@@ -377,4 +379,15 @@ func (p *queuedWrite) reconcile(stored *login, loggedOut time.Time) *login {
 		next.token = stored.token
 	}
 	return next
+}
+
+// successorOf is for a login that was stored all the same, though its answer was
+// lost. Others may have spent its refresh token since: theirs is the one to keep.
+func (p *queuedWrite) successorOf(stored *login) *login {
+	if !p.login.token.outlives(stored.token) {
+		return nil
+	}
+	next := *stored
+	next.token = p.login.token
+	return &next
 }

@@ -87,3 +87,23 @@ func TestLoginTakesOverTheLeaseOfASuccessorThatWaits(t *testing.T) {
 		require.Equal(t, session.Token(), mustToken(t, other, alice))
 	})
 }
+
+// A login whose write got through without an answer waits for the store as well.
+// By then another process may have spent the refresh token that came with it.
+func TestLoginStoredWithoutAnAnswerDoesNotBringBackASpentRefreshToken(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.loseAnswer.Store(true)
+		rejected := a.login(a.svc).Token()
+		a.pass(100 * time.Millisecond)
+		a.link.away.Store(true)
+		a.link.loseAnswer.Store(false)
+		refreshed, err := a.other.Refresh(t.Context(), alice, rejected)
+		require.NoError(t, err)
+		a.link.away.Store(false)
+		a.pass(time.Second)
+		require.Zero(t, a.svc.Health(t.Context()).Queued)
+		require.Equal(t, refreshed, mustToken(t, a.svc, alice))
+		a.pass(15 * time.Minute)
+		mustToken(t, a.other, alice)
+	})
+}

@@ -166,6 +166,7 @@ func duringAnOutage(t *testing.T, flow func(t *testing.T, a *apart)) {
 		a.login(a.svc)
 		require.NoError(t, a.svc.SetData(t.Context(), alice, "theme", "dark"))
 		a.known()
+		a.pass(time.Millisecond) // no flow's login is as old as this one
 		flow(t, a)
 	})
 }
