@@ -210,8 +210,9 @@ func (s *Service) replace(ctx context.Context, userID string, r replacement) (*l
 			}
 			s.count.waits.Add(1)
 			// A flight for another purpose may have ended with less than this
-			// caller needs.
-			if first && (result.Err == nil && !r.wanted(l) || errors.Is(result.Err, errStillServes)) {
+			// caller needs; one that a log-out overtook, before this caller
+			// came, says no to a user who is linked.
+			if first && (result.Err == nil && !r.wanted(l) || errors.Is(result.Err, errStillServes) || errors.Is(result.Err, ErrNotLoggedIn)) {
 				continue
 			}
 			return l, result.Err
