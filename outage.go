@@ -254,7 +254,9 @@ func (s *Service) entomb(ctx context.Context, p *queuedWrite) error {
 // writeBackLogin stores a login or a refresh unless it is overtaken, and
 // reports whether it did. The lease keeps refreshes of other processes off; a
 // log-out breaks it, and so cannot pass between looking for its tombstone and
-// creating a record.
+// creating a record. Replacing one does not wait for a lease that another process
+// holds, and may have died with: whoever asks for the user under it obeys what
+// was written meanwhile.
 func (s *Service) writeBackLogin(ctx context.Context, p *queuedWrite) (bool, error) {
 	for {
 		base, err := s.leaseNow(ctx, p.userID, p.owner)
@@ -309,7 +311,8 @@ func (s *Service) peeked(userID string, rec Record) snapshot {
 	return snap
 }
 
-// leaseNow is peek with the lease, if it is to be had.
+// leaseNow is peek with the lease, if it is to be had. It fails if there is
+// neither a lease nor a record: see [Locker.SwapLeased].
 func (s *Service) leaseNow(ctx context.Context, userID, owner string) (snapshot, error) {
 	if s.locker == nil {
 		return s.peek(ctx, userID)
@@ -317,7 +320,7 @@ func (s *Service) leaseNow(ctx context.Context, userID, owner string) (snapshot,
 	started := time.Now()
 	lease, rec, err := s.locker.Acquire(ctx, userID, owner, leaseTTL)
 	err = s.storeAnswered(ctx, "lease", started, err)
-	if err == nil && !lease.Held {
+	if err == nil && !lease.Held && !rec.Exists() {
 		err = errLeaseElsewhere
 	}
 	return s.peeked(userID, rec), err

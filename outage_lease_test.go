@@ -107,3 +107,17 @@ func TestLoginStoredWithoutAnAnswerDoesNotBringBackASpentRefreshToken(t *testing
 		mustToken(t, a.other, alice)
 	})
 }
+
+// A process that died may have left a lease that lasts for longer than anybody
+// should be told to log in who has just done so.
+func TestLoginThatWaitsIsStoredAlthoughAnotherProcessHoldsTheLease(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.lose()
+		s := a.login(a.svc)
+		lease, _, err := a.link.MemoryStore.Acquire(t.Context(), alice, "a process that died", time.Minute)
+		require.NoError(t, err)
+		require.True(t, lease.Held)
+		a.back()
+		require.Equal(t, s.Token(), mustToken(t, a.other, alice))
+	})
+}
