@@ -97,6 +97,7 @@ const (
 	sawGhost   = "ghost"      // a token of a log-in that is over
 	sawWrong   = "wrong"      // somebody else's token
 	sawShort   = "short"      // a token with 60 s or less to go
+	sawSilence = "silence"    // of Redis
 	sawOwn     = "own logout" // a token right after the bot's own log-out
 )
 
@@ -137,9 +138,11 @@ func runBot() {
 		log.Fatal(err)
 	}
 
+	canary := redis.NewClient(&redis.Options{Addr: b.config.Redis, ContextTimeoutEnabled: true, PoolSize: 1, MaxRetries: -1})
 	stopFigures := make(chan struct{})
 	var figures sync.WaitGroup
 	figures.Go(func() { b.reportFigures(stopFigures) })
+	figures.Go(func() { b.listen(canary, stopFigures) })
 	in := bufio.NewScanner(os.Stdin)
 	in.Buffer(nil, 16<<20)
 	for in.Scan() {
@@ -159,6 +162,7 @@ func runBot() {
 		}
 		close(stopFigures)
 		figures.Wait()
+		_ = canary.Close()
 		transport.CloseIdleConnections()
 		if err := goleak.Find(before); err != nil {
 			answer.Detail = err.Error()
@@ -469,6 +473,25 @@ func (b *bot) reportFigures(stop <-chan struct{}) {
 		b.figures = make(map[string]map[string]int64)
 		b.mu.Unlock()
 		b.say(message{Kind: sawFigures, Figures: figures})
+	}
+}
+
+// canaryWait is how long Redis may take to answer before it counts as out of
+// reach: less than a Service waits that has something else to go by.
+const canaryWait = 150 * time.Millisecond
+
+// listen reports when Redis does not answer, apart from the Service and what it
+// makes of it: on a loaded machine there is more silence than faults.
+func (b *bot) listen(canary *redis.Client, stop <-chan struct{}) {
+	for silent := now(); sleep(stop, 50*time.Millisecond); {
+		asked := now()
+		ctx, cancel := context.WithTimeout(context.Background(), canaryWait)
+		err := canary.Ping(ctx).Err()
+		cancel()
+		if err != nil || time.Duration(now()-asked) > canaryWait {
+			b.say(message{Kind: sawSilence, Start: silent, End: now()})
+		}
+		silent = now()
 	}
 }
 

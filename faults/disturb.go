@@ -28,6 +28,7 @@ type damage struct {
 	mu      sync.Mutex
 	store   []window         // guarded by mu: Redis out of a bot's reach
 	stopped []window         // guarded by mu: the bot stood still
+	silent  []window         // guarded by mu: Redis did not answer a bot
 	counts  map[string]int64 // guarded by mu: by kind
 }
 
@@ -87,6 +88,21 @@ func (d *damage) wasStopped(bot int, from, to int64) bool {
 	return overlap(d.stopped, bot, from, to)
 }
 
+// heardNothing notes that Redis did not answer a bot, for whatever reason.
+func (d *damage) heardNothing(bot int, from, to int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.silent = append(d.silent, window{Bot: bot, What: "Redis silent", From: from, To: to})
+}
+
+// silence reports whether Redis did not answer the bot at some time in
+// [from, to], or so shortly before that the bot may still go by it.
+func (d *damage) silence(bot int, from, to int64) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return overlap(d.silent, bot, from-int64(wayBack), to)
+}
+
 func (d *damage) windows() []window {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -97,7 +113,7 @@ func (d *damage) windows() []window {
 func (d *damage) before(bot int, at int64, length time.Duration) (text string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, w := range slices.Concat(d.store, d.stopped) {
+	for _, w := range slices.Concat(d.store, d.stopped, d.silent) {
 		if overlap([]window{w}, bot, at-int64(length), at) {
 			text += fmt.Sprintf(" (%s %s to %s)", w.What, time.Duration(w.From-at).Round(time.Millisecond), time.Duration(w.To-at).Round(time.Millisecond))
 		}

@@ -245,6 +245,10 @@ func (r *run) startBot(number int) error {
 
 // hear takes what bots say without being asked.
 func (r *run) hear(p *process, m message) {
+	if m.Kind == sawSilence {
+		r.damage.heardNothing(p.config.Number, m.Start, m.End)
+		return
+	}
 	if m.Kind != sawFigures {
 		r.ledger.hear(m, p.config.Number, p.config.Life)
 		return
@@ -613,6 +617,8 @@ func (r *run) judge(rep *report) {
 				rep.Excluded["token of a log-in that is over, from a process that did not reach Redis"]++
 			case r.damage.wasStopped(h.bot, h.Start-int64(staleness), h.End):
 				rep.Excluded["token of a log-in that is over, from a process that stood still"]++
+			case r.damage.silence(h.bot, h.Start, h.End):
+				rep.Excluded[fmt.Sprintf("token of a log-in that is over, from a process that Redis did not answer in %s, though nothing was broken", canaryWait)]++
 			default:
 				rep.found(&rep.Resurrected, "after a log-out: %s", r.tell(h))
 			}
