@@ -133,7 +133,7 @@ func runBot() {
 	transport := &http.Transport{IdleConnTimeout: 4 * time.Second, MaxIdleConnsPerHost: 32}
 	b.svc, err = session.New(session.WithAuthURL(b.config.AuthURL), session.WithServiceKey(sessiontest.DefaultServiceKey),
 		session.WithHTTPClient(&http.Client{Transport: signed{transport, b.config}}),
-		session.WithRedis(client), session.WithRefreshAhead(b.config.Ahead))
+		session.WithRedis(client), session.WithRefreshAhead(b.config.Ahead), session.WithLoginLimit(0, 0))
 	if err != nil {
 		log.Fatal(err)
 	}

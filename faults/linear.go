@@ -196,7 +196,7 @@ func (l *linear) newFleet(k kind) (*fleet, error) {
 		s.store = &watchedStore{RedisStore: redisStore, stored: make(map[string]int64), failed: make(map[string]int64)}
 		s.svc, err = session.New(session.WithAuthURL(l.server.URL), session.WithServiceKey(sessiontest.DefaultServiceKey),
 			session.WithHTTPClient(&http.Client{Transport: sidTaker{signed{s.http, botConfig{Number: i}}}}),
-			session.WithStore(s.store), session.WithNearCache(k.near), session.WithRefreshAhead(k.ahead))
+			session.WithStore(s.store), session.WithNearCache(k.near), session.WithRefreshAhead(k.ahead), session.WithLoginLimit(0, 0))
 		if err != nil {
 			return nil, err
 		}
