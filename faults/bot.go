@@ -105,7 +105,6 @@ type bot struct {
 	config  botConfig
 	svc     *session.Service
 	users   []account
-	began   time.Time
 	ended   sync.Map // SID to the time from which it must not be seen, int64
 	orders  sync.WaitGroup
 	callers sync.WaitGroup
