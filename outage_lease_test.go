@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -118,6 +119,58 @@ func TestLoginThatWaitsIsStoredAlthoughAnotherProcessHoldsTheLease(t *testing.T)
 		require.NoError(t, err)
 		require.True(t, lease.Held)
 		a.back()
+		require.Equal(t, s.Token(), mustToken(t, a.other, alice))
+	})
+}
+
+// overtaken is a link that is lost as soon as a write was overtaken.
+type overtaken struct{ *link }
+
+func (o *overtaken) SwapLeased(ctx context.Context, owner string, old, next session.Record) (session.Record, error) {
+	rec, err := o.link.SwapLeased(ctx, owner, old, next)
+	if errors.Is(err, session.ErrConflict) {
+		o.away.Store(true)
+	}
+	return rec, err
+}
+
+// Between finding the record changed and looking at what it is now, the store
+// can go away as at any other time.
+func TestSuccessorIsKeptWhenTheStoreGoesAwayAfterAConflict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &overtaken{newLink(t)}
+		w := newWorld(t, o)
+		far := *w
+		far.store = o.another()
+		other := far.service()
+		w.login(w.svc)
+		mustToken(t, w.svc, alice)
+		time.Sleep(15 * time.Minute)
+		w.auth.Inject(sessiontest.Refresh, 1, first(func() {
+			require.NoError(t, other.SetData(t.Context(), alice, "theme", "dark"))
+		}))
+		token := mustToken(t, w.svc, alice)
+		o.away.Store(false)
+		time.Sleep(time.Second)
+		require.Equal(t, token, mustToken(t, other, alice))
+		theme, _, err := session.DataAs[string](t.Context(), other, alice, "theme")
+		require.NoError(t, err)
+		require.Equal(t, "dark", theme)
+	})
+}
+
+// An attempt to store what waits may have taken the lease without hearing of it.
+func TestLostAnswersDoNotKeepALoginThatWaitsFromBeingStored(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.drop(alice)
+		a.link.lose()
+		s := a.login(a.svc)
+		a.link.loseAnswer.Store(true)
+		a.link.away.Store(false)
+		a.pass(time.Second)
+		a.link.loseAnswer.Store(false)
+		a.pass(time.Second)
+		require.Zero(t, a.svc.Health(t.Context()).Queued)
 		require.Equal(t, s.Token(), mustToken(t, a.other, alice))
 	})
 }

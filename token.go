@@ -466,6 +466,11 @@ func (s *Service) commit(ctx context.Context, owner string, base snapshot, next 
 		}
 		err = s.storeAnswered(ctx, "write", started, err)
 		s.wrote(next.userID, err)
+		var now snapshot
+		changed := errors.Is(err, ErrConflict)
+		if changed {
+			now, err = s.readStore(ctx, next.userID)
+		}
 		if errors.Is(err, ErrStoreUnavailable) && base.login != nil {
 			if s.commitLater(owner, base.login, merged, next) {
 				return merged, nil
@@ -477,14 +482,11 @@ func (s *Service) commit(ctx context.Context, owner string, base snapshot, next 
 				continue // the old refresh token is spent: only the new one keeps the login
 			}
 		}
-		if !errors.Is(err, ErrConflict) {
-			return merged, err
-		}
-
-		now, err := s.readStore(ctx, next.userID)
 		switch {
 		case err != nil:
 			return nil, err
+		case !changed:
+			return merged, nil
 		case now.login == nil && !now.stored.Exists():
 			return nil, fmt.Errorf("%w: logged out meanwhile", ErrNotLoggedIn)
 		case now.login != nil && (base.login == nil || !now.login.token.raw.equal(base.login.token.raw)):
