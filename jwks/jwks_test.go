@@ -11,10 +11,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -217,6 +219,23 @@ func TestForgedTokenIsRefusedAndItsRecordNoSession(t *testing.T) {
 	}
 }
 
+// What the auth server never writes is refused without asking it for keys.
+func TestOtherAlgorithmsAndTokensWithoutAKeyCostNoFetch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		auth := newAuth(t)
+		v := newVerifier(t, auth)
+		synctest.Wait() // for the first fetch
+		sign := func([]byte) []byte { return make([]byte, 64) }
+		for _, alg := range []any{"none", "HS256", "HS512", "RS256", "PS256", "ES256", "Ed25519", "eddsa", "", 7, nil} {
+			require.Error(t, v.Verify(t.Context(), forge(object{"alg": alg, "kid": "unknown"}, object{}, sign)), alg)
+		}
+		for _, kid := range []any{"", 7, nil, []string{"a"}} {
+			require.Error(t, v.Verify(t.Context(), forge(object{"alg": "EdDSA", "kid": kid}, object{}, sign)), kid)
+		}
+		require.Equal(t, 1, auth.Calls(sessiontest.Keys))
+	})
+}
+
 func TestTimesInATokenAreTheSessionsBusiness(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		auth := newAuth(t)
@@ -306,14 +325,18 @@ func TestKeyThatWasWithdrawnIsForgottenWithinTheHour(t *testing.T) {
 		require.NoError(t, v.Verify(t.Context(), token))
 		public, _, err := ed25519.GenerateKey(rand.Reader)
 		require.NoError(t, err)
-		auth.Inject(sessiontest.Keys, -1, keySet(object{
-			"alg": "EdDSA", "crv": "Ed25519", "kty": "OKP", "kid": "new", "x": base64.RawURLEncoding.EncodeToString(public)}))
+		withdrawn := keySet(object{"alg": "EdDSA", "crv": "Ed25519", "kty": "OKP", "kid": "new", "x": base64.RawURLEncoding.EncodeToString(public)})
+		auth.Inject(sessiontest.Keys, -1, func(w http.ResponseWriter, r *http.Request, _ http.HandlerFunc) {
+			sessiontest.Delay(time.Second)(w, r, func(w http.ResponseWriter, r *http.Request) { withdrawn(w, r, nil) })
+		})
 		time.Sleep(59 * time.Minute)
 		require.NoError(t, v.Verify(t.Context(), token))
 		require.Equal(t, 1, auth.Calls(sessiontest.Keys))
 		time.Sleep(2 * time.Minute)
-		require.NoError(t, v.Verify(t.Context(), token), "nobody waits for the fetch")
-		synctest.Wait()
+		for range 10 {
+			require.NoError(t, v.Verify(t.Context(), token), "nobody waits for the fetch")
+		}
+		time.Sleep(10 * time.Second)
 		require.Equal(t, 2, auth.Calls(sessiontest.Keys))
 		err = v.Verify(t.Context(), token)
 		require.Error(t, err)
@@ -477,7 +500,8 @@ func TestUnknownKeyIsUndecidedUntilItHasBeenAskedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		auth := newAuth(t)
 		v := newVerifier(t, auth)
-		for range 3 { // uses up the burst
+		synctest.Wait() // for the first fetch
+		for range 3 {   // uses up the burst
 			auth.RotateSigningKey()
 			require.NoError(t, v.Verify(t.Context(), auth.MintToken(email, time.Now().Add(time.Hour))))
 		}
@@ -511,6 +535,67 @@ func TestManyWaitForOneFetch(t *testing.T) {
 		asking.Wait()
 		require.Equal(t, 1, auth.Calls(sessiontest.Keys))
 	})
+}
+
+// roundTripper is a function as an http.RoundTripper.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func TestKeysInAnAnswerThatIsNoneAreNotTaken(t *testing.T) {
+	auth := newAuth(t)
+	token := auth.MintToken(email, time.Now().Add(time.Hour))
+	set := fmt.Sprintf(`{"keys":[{"alg":"EdDSA","crv":"Ed25519","kty":"OKP","kid":%q,"x":%q}]}`,
+		kidOf(t, token), base64.RawURLEncoding.EncodeToString(auth.PublicKey()))
+	for name, c := range map[string]struct {
+		status int
+		body   string
+		taken  bool
+	}{
+		"as it should be":    {200, set, true},
+		"just small enough":  {200, set + strings.Repeat(" ", 1<<20-len(set)), true},
+		"too large":          {200, set + strings.Repeat(" ", 1<<20-len(set)+1), false},
+		"beside an error":    {500, set, false},
+		"beside a redirect":  {302, set, false},
+		"cached by somebody": {203, set, false},
+		"followed by more":   {200, set + set, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := newVerifier(t, auth, jwks.WithHTTPClient(&http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: c.status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(c.body)), Request: r}, nil
+			})}))
+			err := v.Verify(t.Context(), token)
+			if c.taken {
+				require.NoError(t, err)
+			} else {
+				require.ErrorIs(t, err, session.ErrAuthUnavailable)
+			}
+		})
+	}
+}
+
+// endless is a body without an end, which counts what is read of it.
+type endless struct{ read *atomic.Int64 }
+
+func (e endless) Read(b []byte) (int, error) {
+	if e.read.Add(int64(len(b))) > 64<<20 {
+		return 0, errors.New("read far too much")
+	}
+	return len(b), nil
+}
+
+func (endless) Close() error { return nil }
+
+func TestEndlessAnswerIsNotReadToItsEnd(t *testing.T) {
+	auth := newAuth(t)
+	var read atomic.Int64
+	v := newVerifier(t, auth, jwks.WithHTTPClient(&http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+		read.Store(0)
+		return &http.Response{StatusCode: 200, Header: http.Header{}, Body: endless{&read}, Request: r}, nil
+	})}))
+	err := v.Verify(t.Context(), auth.MintToken(email, time.Now().Add(time.Hour)))
+	require.ErrorIs(t, err, session.ErrAuthUnavailable)
+	require.LessOrEqual(t, read.Load(), int64(1<<20+1))
 }
 
 func TestRedirectIsNotFollowed(t *testing.T) {
@@ -579,6 +664,27 @@ func TestCloseLeavesNoGoroutineBehindAndTheKeysInPlace(t *testing.T) {
 	require.Equal(t, calls, auth.Calls(sessiontest.Keys))
 	auth.Close()
 	goleak.VerifyNone(t, before)
+}
+
+func TestCloseEndsAFetchWaitsForItAndBeginsNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		auth := newAuth(t)
+		fetches, ended := 0, false
+		v := newVerifier(t, auth, jwks.WithHTTPClient(&http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			fetches++
+			<-r.Context().Done()
+			time.Sleep(100 * time.Millisecond) // a transport that takes its time
+			ended = true
+			return nil, r.Context().Err()
+		})}))
+		synctest.Wait()
+		started := time.Now()
+		require.NoError(t, v.Close())
+		require.Equal(t, 100*time.Millisecond, time.Since(started))
+		require.True(t, ended)
+		require.ErrorIs(t, v.Verify(t.Context(), auth.MintToken(email, time.Now().Add(time.Hour))), session.ErrAuthUnavailable)
+		require.Equal(t, 1, fetches)
+	})
 }
 
 func TestNonsenseIsRefused(t *testing.T) {
