@@ -12,12 +12,14 @@ import (
 // sentinelPace is set on every Sentinel that starts. The ping period must be well
 // below down-after-milliseconds: as long as that, which is what a Sentinel makes
 // of it by itself, each new master is held for dead before it has been asked, and
-// the roles change back and forth. The others spare waiting: for Sentinels to find
+// the roles change back and forth. Nor may it be 200 ms or less: of a replica whose
+// master is down a Sentinel asks news every second, and does not promote one whose
+// news is older than five ping periods. The others spare waiting: for Sentinels to find
 // each other (2 s), for an old master to be made a replica (four publish periods),
 // and for a Sentinel that stood still to trust its clock again (30 s).
 var sentinelPace = []string{
 	"SENTINEL", "DEBUG",
-	"ping-period", "100",
+	"ping-period", "250",
 	"publish-period", "200",
 	"info-period", "1000",
 	"tilt-period", "1000",
