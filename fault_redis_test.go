@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -436,6 +437,32 @@ func TestRefreshWhoseConnectionBreaksOffLosesNoLogin(t *testing.T) {
 	}
 	require.NotZero(t, broken)
 	require.NotContains(t, w.log.String(), "ended by the auth server")
+}
+
+// Others do not wait for a lease to run out because its holder lost Redis.
+func TestLeaseThatCouldNotBeGivenBackIsGivenBackLater(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.WithPersistence())
+	w := newWorld(t, newRedisStore(t, newClient(t, server.Addr)))
+	w.auth.Link(bob, "bob@example.com")
+	g := newGate(w.auth.Client().Transport)
+	holder := w.bot(newClient(t, server.Addr), session.WithHTTPClient(&http.Client{Transport: g}))
+	result := make(chan error, 1)
+	go func() {
+		_, err := holder.Token(context.WithoutCancel(t.Context()), bob)
+		result <- err
+	}()
+	<-g.arrived // with the lease
+	server.Kill()
+	close(g.open)
+	refusedOrDone(t, <-result)
+	server.Start()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	eventually(t, "long before the lease runs out", func() bool {
+		_, err := w.svc.Token(ctx, bob)
+		return err == nil
+	})
 }
 
 func TestRedisThatIsAReadOnlyReplica(t *testing.T) {

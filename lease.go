@@ -98,11 +98,14 @@ func (s *Service) giveBack(ctx context.Context, userID, owner, note string) {
 	defer cancel()
 	keep := failureFor + time.Duration(mathrand.Int64N(int64(failureFor)/2))
 	started := time.Now()
-	_ = s.storeAnswered(ctx, "release", started, s.locker.Release(ctx, userID, owner, note, keep))
+	err := s.storeAnswered(ctx, "release", started, s.locker.Release(ctx, userID, owner, note, keep))
+	if errors.Is(err, ErrStoreUnavailable) || ctx.Err() != nil {
+		s.giveBackLater(userID, owner)
+	}
 }
 
-// giveBackLater releases a lease that may have been taken though the answer was
-// lost, once the store answers.
+// giveBackLater releases a lease, or one that may have been taken though the
+// answer was lost, once the store answers.
 func (s *Service) giveBackLater(userID, owner string) {
 	if s.life.begin() != nil {
 		return
