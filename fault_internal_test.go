@@ -24,7 +24,7 @@ func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f
 
 // A room full of strangers: everybody whom a bot sees asks it something.
 func TestFloodOfUnlinkedUsersIsBoundedInMemory(t *testing.T) {
-	const flood, workers = 200_000, 8
+	const flood, workers = 120_000, 8
 	notLinked := transport(func(r *http.Request) (*http.Response, error) {
 		return &http.Response{
 			StatusCode: http.StatusNotFound, Header: http.Header{}, Request: r,

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,6 +32,7 @@ type Option func(*config) error
 type config struct {
 	authURL    string
 	serviceKey secret
+	keyGiven   bool // also if it is empty
 	ssoLink    *bool
 	store      Store
 	ownStore   bool // Close closes it
@@ -71,13 +73,14 @@ func WithAuthURL(rawURL string) Option {
 }
 
 // WithServiceKey sets the key that authenticates the bot to the auth server's
-// link calls, and thereby turns the SSO-Link on. An empty key is as none.
+// link calls, and thereby turns the SSO-Link on. An empty key is as none, also
+// if [FromEnv] finds another.
 func WithServiceKey(key string) Option {
 	return func(c *config) error {
 		if strings.ContainsAny(key, "\r\n") {
 			return errors.New("session: WithServiceKey: line break in the key")
 		}
-		c.serviceKey = newSecret(key)
+		c.serviceKey, c.keyGiven = newSecret(key), true
 		return nil
 	}
 }
@@ -244,7 +247,7 @@ func (c *config) applyEnv() error {
 			return fmt.Errorf("MANA_CORE_AUTH_URL: %w", err)
 		}
 	}
-	if v := os.Getenv("MANA_CORE_SERVICE_KEY"); c.serviceKey.empty() && v != "" {
+	if v := os.Getenv("MANA_CORE_SERVICE_KEY"); !c.keyGiven && v != "" {
 		if err := WithServiceKey(v)(c); err != nil {
 			return fmt.Errorf("MANA_CORE_SERVICE_KEY: %w", err)
 		}
@@ -264,8 +267,12 @@ func (c *config) applyEnv() error {
 	default:
 		return fmt.Errorf("session: SESSION_STORAGE_MODE is %q, want memory or redis", mode)
 	}
+	port := cmp.Or(os.Getenv("REDIS_PORT"), "6379")
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil && redisURL == "" {
+		return errors.New("session: REDIS_PORT is not a port")
+	}
 	opts := &redis.Options{
-		Addr:     net.JoinHostPort(cmp.Or(host, "localhost"), cmp.Or(os.Getenv("REDIS_PORT"), "6379")),
+		Addr:     net.JoinHostPort(cmp.Or(host, "localhost"), port),
 		Password: os.Getenv("REDIS_PASSWORD"),
 	}
 	if redisURL != "" {

@@ -95,6 +95,7 @@ func TestEnvironmentIsReadOnRequestAndLosesToOptions(t *testing.T) {
 	is("memory", true)(mode(session.WithStore(session.NewMemoryStore()), session.FromEnv()))
 	is("memory", true)(mode(session.FromEnv(), session.WithStore(session.NewMemoryStore())))
 	is("redis", false)(mode(session.WithSSOLink(false), session.FromEnv()))
+	is("redis", false)(mode(session.WithServiceKey(""), session.FromEnv()))
 	t.Setenv("SESSION_STORAGE_MODE", "memory")
 	is("memory", true)(mode(session.FromEnv()))
 	t.Setenv("SESSION_STORAGE_MODE", "redis")
@@ -110,9 +111,12 @@ func TestEnvironmentIsReadOnRequestAndLosesToOptions(t *testing.T) {
 	require.Equal(t, 1, auth.Calls(sessiontest.Login))
 
 	for _, bad := range [][2]string{
-		{"SESSION_STORAGE_MODE", "disk"}, {"MANA_CORE_AUTH_URL", "nowhere"}, {"REDIS_URL", "http://me:secret@x"},
+		{"REDIS_PORT", "port"}, {"REDIS_PORT", "65536"}, {"SESSION_STORAGE_MODE", "disk"}, {"MANA_CORE_AUTH_URL", "nowhere"}, {"REDIS_URL", "http://me:secret@x"},
 	} {
 		t.Run(bad[0], func(t *testing.T) {
+			if bad[0] == "REDIS_PORT" {
+				t.Setenv("REDIS_URL", "") // which it has nothing to say to
+			}
 			t.Setenv(bad[0], bad[1])
 			_, err := session.New(session.FromEnv())
 			require.ErrorContains(t, err, bad[0])
