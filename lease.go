@@ -3,7 +3,9 @@ package session
 import (
 	"context"
 	"errors"
+	"maps"
 	mathrand "math/rand/v2"
+	"sync"
 	"time"
 )
 
@@ -107,18 +109,76 @@ func (s *Service) giveBack(ctx context.Context, userID, owner, note string) {
 // giveBackLater releases a lease, or one that may have been taken though the
 // answer was lost, once the store answers.
 func (s *Service) giveBackLater(userID, owner string) {
-	if s.life.begin() != nil {
+	if !s.lateReleases.add(owner, lateRelease{userID, time.Now().Add(leaseTTL)}) || s.life.begin() != nil {
 		return
 	}
 	go func() {
 		defer s.life.end()
-		defer func() { _ = recover() }() // of a panic in a caller's store: the lease runs out by itself
-		for until := time.Now().Add(leaseTTL); time.Now().Before(until) && pause(s.ctx, pollLast); {
-			if s.locker.Release(s.ctx, userID, owner, "", 0) == nil {
-				return
-			}
+		for s.lateReleases.remain() && pause(s.ctx, pollLast) {
+			s.releaseLate()
 		}
 	}()
+}
+
+// releaseLate releases leases until the store fails, and forgets those that have
+// run out by themselves.
+func (s *Service) releaseLate() {
+	defer func() { _ = recover() }() // of a panic in a caller's store: they run out
+	for owner, late := range s.lateReleases.all() {
+		if time.Now().Before(late.until) && s.locker.Release(s.ctx, late.userID, owner, "", 0) != nil {
+			return
+		}
+		s.lateReleases.done(owner)
+	}
+}
+
+type lateRelease struct {
+	userID string
+	until  time.Time // when the lease has run out
+}
+
+// lateReleases are leases to be released when the store answers, by owner.
+type lateReleases struct {
+	mu      sync.Mutex
+	leases  map[string]lateRelease // guarded by mu
+	running bool                   // guarded by mu
+}
+
+// add reports whether the caller has to see to the releases, because nobody
+// does.
+func (r *lateReleases) add(owner string, late lateRelease) (first bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.leases) >= maxRemembered { // they run out
+		return false
+	}
+	if r.leases == nil {
+		r.leases = make(map[string]lateRelease)
+	}
+	r.leases[owner] = late
+	first = !r.running
+	r.running = true
+	return first
+}
+
+// remain reports whether there are releases left; if not, who saw to them stops.
+func (r *lateReleases) remain() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.running = len(r.leases) > 0
+	return r.running
+}
+
+func (r *lateReleases) done(owner string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.leases, owner)
+}
+
+func (r *lateReleases) all() map[string]lateRelease {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.leases)
 }
 
 // noteOf puts a failure of the auth server into words for other processes, or

@@ -3,7 +3,9 @@ package session_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -488,6 +490,27 @@ func TestStoreThatHangsHoldsUpOneCallerASecond(t *testing.T) {
 			mustToken(t, a.svc, alice)
 		}
 		require.LessOrEqual(t, time.Since(began), 500*time.Millisecond)
+	})
+}
+
+// Each of them has asked for a lease, and may have been given it.
+func TestOutageDoesNotLeaveAGoroutinePerUser(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		const users = 200
+		id := func(i int) string { return fmt.Sprintf("@user%d:matrix.example", i) }
+		for i := range users {
+			a.auth.Link(id(i), email)
+			mustToken(t, a.svc, id(i))
+			mustToken(t, a.svc, id(i)) // read, and so known
+		}
+		a.pass(15 * time.Minute)
+		before := runtime.NumGoroutine()
+		a.link.lose()
+		for i := range users {
+			mustToken(t, a.svc, id(i))
+		}
+		require.Less(t, runtime.NumGoroutine(), before+users/4)
+		a.back()
 	})
 }
 

@@ -87,11 +87,12 @@ type Service struct {
 	storeHealth *component
 	unreadAt    atomic.Int64 // when the last read of the store failed, in Unix nanoseconds; 0: it did not
 
-	flights  singleflight.Group       // one per user, see token.go
-	queue    *writeQueue              // what waits for the store, see outage.go
-	unlinked *bounded[time.Time]      // users without a link, until when
-	backoffs *bounded[refreshBackoff] // refreshes ahead that failed
-	aheads   chan struct{}            // a slot per refresh ahead that runs
+	flights      singleflight.Group       // one per user, see token.go
+	queue        *writeQueue              // what waits for the store, see outage.go
+	unlinked     *bounded[time.Time]      // users without a link, until when
+	backoffs     *bounded[refreshBackoff] // refreshes ahead that failed
+	lateReleases lateReleases
+	aheads       chan struct{} // a slot per refresh ahead that runs
 
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
