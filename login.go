@@ -58,7 +58,6 @@ func (s *Service) Login(ctx context.Context, userID, email, password string) (*S
 	// lose it.
 	var installed *login
 	next := s.granted(userID, g)
-	next.since = wallClock()
 	err = s.detached(ctx, authTimeout, func(ctx context.Context) (err error) {
 		if err := s.verify.granted(ctx, g.token); err != nil {
 			s.count.loginFailures.Add(1)
@@ -117,6 +116,7 @@ func (s *Service) detached(ctx context.Context, limit time.Duration, do func(con
 // older login that waits for the store is overtaken.
 func (s *Service) install(ctx context.Context, next *login) (*login, error) {
 	for {
+		next.since = wallClock()
 		base, err := s.readStore(ctx, next.userID)
 		if err != nil {
 			return nil, err

@@ -340,12 +340,14 @@ func (s *Service) tombstone(ctx context.Context, userID string) (time.Time, erro
 // place of what is stored now (nil: nothing), when the user was last logged out
 // at the given time. It returns nil when something newer has overtaken it.
 func (p *queuedWrite) reconcile(stored *login, loggedOut time.Time) *login {
-	if !loggedOut.IsZero() && !loggedOut.Before(p.since) {
+	// A session that is stored has not been logged out, whenever that was.
+	stays := stored != nil && stored.began().Equal(p.since)
+	if !stays && !loggedOut.IsZero() && !loggedOut.Before(p.since) {
 		return nil
 	}
 	if p.began {
 		switch {
-		case stored != nil && stored.began().Equal(p.since) && stored.sameAccount(p.login):
+		case stays && stored.sameAccount(p.login):
 			return p.successorOf(stored)
 		case stored == nil || p.clean:
 			if stored != nil && stored.began().After(p.since) {

@@ -73,6 +73,19 @@ func TestReconcileWithWhatTheTypeScriptServiceWrote(t *testing.T) {
 	}
 }
 
+// The log-out was just before the session began, by a clock that runs ahead.
+func TestSessionThatIsStoredHasNotBeenLoggedOut(t *testing.T) {
+	at := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	old := &login{userID: "@a:h", email: "a@h", refresh: newSecret("r0"), since: at, expires: at.Add(time.Hour)}
+	next := *old
+	next.refresh = newSecret("r1")
+	successor := &queuedWrite{userID: "@a:h", since: at, base: old, login: &next, spent: true}
+	got := successor.reconcile(old, at.Add(time.Second))
+	require.NotNil(t, got)
+	require.Equal(t, "r1", got.refresh.reveal())
+	require.Nil(t, successor.reconcile(nil, at.Add(time.Second)), "but what is gone has")
+}
+
 func TestOlderEventDoesNotReplaceANewerOneInTheQueue(t *testing.T) {
 	q := newWriteQueue(10)
 	at := time.Now()
