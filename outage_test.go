@@ -263,6 +263,27 @@ func TestLogoutDuringAnOutageHoldsWhenTheStoreIsBackButNotYetWritten(t *testing.
 	})
 }
 
+// A session that the TypeScript service began does not get younger with a refresh.
+func TestLogoutThatWaitedEndsASessionOfTheTypeScriptServiceThatWasRefreshedSince(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.auth.Link(alice, email)
+		token := a.auth.MintToken(email, time.Now().Add(15*time.Minute))
+		a.put(alice, tsRecord(token, email, "{}"))
+		a.pass(time.Second)
+		a.known()
+		a.link.lose()
+		require.ErrorIs(t, a.svc.Logout(t.Context(), alice), session.ErrStoreUnavailable)
+		a.pass(time.Second)
+		a.auth.RotateSigningKey()
+		_, err := a.other.Refresh(t.Context(), alice, token)
+		require.NoError(t, err)
+		a.auth.Unlink(alice)
+		a.back()
+		a.loggedOut(a.svc)
+		a.loggedOut(a.other)
+	})
+}
+
 func TestLogoutElsewhereBeatsAnOlderLoginThatWaits(t *testing.T) {
 	duringAnOutage(t, func(t *testing.T, a *apart) {
 		a.link.lose()

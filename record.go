@@ -22,7 +22,7 @@ type login struct {
 	email   string
 	refresh secret    // single-use; empty when there is none
 	expires time.Time // of the session; zero: unknown, the store's expiry rules
-	since   time.Time // when the session began, to the millisecond; zero: see began
+	since   time.Time // when the session began; zero: see began
 	data    string    // a JSON object, or empty
 
 	stored Record // what the store holds, to compare-and-swap against
@@ -37,7 +37,7 @@ type wireRecord struct {
 	ExpiresAt string          `json:"expiresAt"`
 	Data      json.RawMessage `json:"data"`
 	Refresh   string          `json:"refreshToken,omitempty"`
-	Since     int64           `json:"since,omitempty"` // milliseconds since 1970
+	Since     int64           `json:"since,omitempty"` // microseconds since 1970
 }
 
 // plainText writes l as the TypeScript service would, plus the refresh token.
@@ -51,7 +51,7 @@ func (l *login) plainText() (string, error) {
 		Refresh:   l.refresh.reveal(),
 	}
 	if !l.since.IsZero() {
-		w.Since = l.since.UnixMilli()
+		w.Since = l.since.UnixMicro()
 	}
 	if l.data == "" {
 		w.Data = json.RawMessage("{}")
@@ -99,8 +99,8 @@ func readPlainText(r Record) (*login, error) {
 		case "refreshToken":
 			l.refresh = newSecret(value.Str)
 		case "since":
-			if ms := value.Int(); ms > 0 {
-				l.since = time.UnixMilli(ms)
+			if us := value.Int(); us > 0 {
+				l.since = time.UnixMicro(us)
 			}
 		}
 		return true
@@ -130,6 +130,10 @@ func sessionEnd(value gjson.Result) time.Time {
 func (l *login) live(now time.Time) bool {
 	return l.expires.IsZero() || l.expires.After(now)
 }
+
+// unknownSince is when a session began of which that cannot be told: before any
+// log-out.
+var unknownSince = time.UnixMicro(1)
 
 // began is when the session began, or the zero time if that cannot be told. The
 // TypeScript service does not keep it, but leaves an e-mail only in a session
@@ -168,8 +172,11 @@ func (l *login) succeed(next *login) (*login, bool) {
 	if merged.refresh.empty() {
 		merged.refresh = l.refresh
 	}
+	if merged.since.IsZero() { // next has another end: from it, it cannot be told any more
+		merged.since = l.began()
+	}
 	if merged.since.IsZero() {
-		merged.since = l.since
+		merged.since = unknownSince
 	}
 	return &merged, true
 }

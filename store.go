@@ -90,7 +90,7 @@ type Tombstoner interface {
 	Entomb(ctx context.Context, userID string, loggedOut time.Time) error
 
 	// Tombstone returns when the user was last logged out, to the
-	// millisecond, or the zero time.
+	// microsecond, or the zero time.
 	Tombstone(ctx context.Context, userID string) (time.Time, error)
 }
 

@@ -112,7 +112,7 @@ func (s *RedisStore) Release(ctx context.Context, userID, owner, note string, ke
 func (s *RedisStore) Entomb(ctx context.Context, userID string, loggedOut time.Time) error {
 	_, err := await(ctx, s, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, s.entombScript.Run(ctx, s.client, []string{s.keys.tombstone(userID)},
-			fmt.Sprintf("%013d", loggedOut.UnixMilli()), tombstoneTTL.Milliseconds()).Err()
+			fmt.Sprintf("%016d", loggedOut.UnixMicro()), tombstoneTTL.Milliseconds()).Err()
 	})
 	return err
 }
@@ -128,5 +128,5 @@ func (s *RedisStore) Tombstone(ctx context.Context, userID string) (time.Time, e
 	case err != nil:
 		return time.Time{}, err
 	}
-	return time.UnixMilli(noted), nil
+	return time.UnixMicro(noted), nil
 }

@@ -436,15 +436,16 @@ func (s *Service) granted(userID string, g grant) *login {
 	}
 }
 
-// sessionEnd is when a session ends that was used now.
+// sessionEnd is when a session ends that was used now: by the wall clock, and
+// to the millisecond that a record keeps.
 func (s *Service) sessionEnd() time.Time {
-	return wallClock().Add(s.sessionTTL)
+	return time.Now().Add(s.sessionTTL).Truncate(time.Millisecond)
 }
 
-// wallClock is the time as processes compare it, and to the millisecond that a
-// record keeps.
+// wallClock is the time as processes compare it, and as fine as they keep it: a
+// log-out and the login after it are apart.
 func wallClock() time.Time {
-	return time.Now().Truncate(time.Millisecond)
+	return time.Now().Truncate(time.Microsecond)
 }
 
 // commit puts next in the place of base and gives the lease back. If the

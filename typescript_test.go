@@ -27,7 +27,7 @@ func TestRecordIsLaidOutAsTheTypeScriptServiceExpects(t *testing.T) {
 	require.NoError(t, w.svc.SetData(t.Context(), alice, "k", "v"))
 	value := server.MustDo("GET", "bot:session:"+alice)
 	layout := regexp.MustCompile(`^\{"token":"([^"]+)","email":"alice@example.com",` +
-		`"expiresAt":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)","data":\{"k":"v"\},"refreshToken":"[^"]{64}","since":\d{13}\}$`)
+		`"expiresAt":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)","data":\{"k":"v"\},"refreshToken":"[^"]{64}","since":\d{16}\}$`)
 	match := layout.FindStringSubmatch(value)
 	require.NotNil(t, match, value)
 	require.Equal(t, s.Token(), match[1])

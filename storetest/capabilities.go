@@ -300,7 +300,7 @@ func tombstoner(t *testing.T, store session.Store) session.Tombstoner {
 
 func (s *suite) tombstoneTellsLatest(t *testing.T, store session.Store) {
 	tombs := tombstoner(t, store)
-	at := time.Now().Truncate(time.Millisecond)
+	at := time.Now().Truncate(time.Microsecond)
 	for _, step := range []struct{ noted, want time.Time }{
 		{want: time.Time{}},
 		{noted: at, want: at},
