@@ -1,14 +1,18 @@
 package session
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -67,6 +71,17 @@ func TestFloodOfUnlinkedUsersIsBoundedInMemory(t *testing.T) {
 // leases in memory, does not take part in a step.)
 func (s *Service) stepClock(d time.Duration) {
 	s.near.renew(func(t *trust) { t.given -= d.Nanoseconds() })
+	s.lastEvent.Add(-d.Microseconds())
+	for _, p := range s.queue.all() {
+		p.turn <- struct{}{} // nobody else looks at it
+		p.since = p.since.Add(-d)
+		if p.login != nil {
+			l := *p.login
+			l.since = l.since.Add(-d)
+			p.login = &l
+		}
+		<-p.turn
+	}
 	for userID, e := range s.near.entries.m.All() {
 		moved, l := *e, *e.login
 		l.expires, l.token.expires = l.expires.Add(-d), l.token.expires.Add(-d)
@@ -160,4 +175,86 @@ func TestClockThatIsStepped(t *testing.T) {
 			require.Equal(t, 1, users, "the session is kept")
 		})
 	}
+}
+
+// severed is a store that can be away.
+type severed struct {
+	*MemoryStore
+	away atomic.Bool
+}
+
+var errSevered = errors.New("no route to the store")
+
+func (s *severed) Get(ctx context.Context, userID string) (Record, error) {
+	if s.away.Load() {
+		return Record{}, errSevered
+	}
+	return s.MemoryStore.Get(ctx, userID)
+}
+
+func (s *severed) Swap(ctx context.Context, old, next Record) (Record, error) {
+	if s.away.Load() {
+		return Record{}, errSevered
+	}
+	return s.MemoryStore.Swap(ctx, old, next)
+}
+
+func (s *severed) Delete(ctx context.Context, old Record) error {
+	if s.away.Load() {
+		return errSevered
+	}
+	return s.MemoryStore.Delete(ctx, old)
+}
+
+func (s *severed) Acquire(ctx context.Context, userID, owner string, ttl time.Duration) (Lease, Record, error) {
+	if s.away.Load() {
+		return Lease{}, Record{}, errSevered
+	}
+	return s.MemoryStore.Acquire(ctx, userID, owner, ttl)
+}
+
+// What happened in one process happened in the order in which it did, whatever
+// the clock said at the time.
+func TestClockThatIsSetBackDoesNotReorderLoginsAndLogouts(t *testing.T) {
+	const alice, email, password = "@alice:matrix.example", "alice@example.com", "correct horse"
+	synctest.Test(t, func(t *testing.T) {
+		store := &severed{MemoryStore: NewMemoryStore()}
+		defer store.MemoryStore.Close()
+		auth := sessiontest.New()
+		defer auth.Close()
+		auth.AddUser(email, password)
+		svc, err := New(WithStore(store), WithAuthURL(auth.URL), WithHTTPClient(auth.Client()), WithNearCache(0))
+		require.NoError(t, err)
+		defer func() { require.NoError(t, svc.Close()) }()
+		login := func() {
+			_, err := svc.Login(t.Context(), alice, email, password)
+			require.NoError(t, err)
+		}
+		in := func() bool {
+			_, err := svc.Token(t.Context(), alice)
+			if err != nil {
+				require.ErrorIs(t, err, ErrNotLoggedIn)
+			}
+			return err == nil
+		}
+		store.away.Store(true)
+		login()
+		svc.stepClock(-time.Hour)
+		require.ErrorIs(t, svc.Logout(t.Context(), alice), ErrStoreUnavailable)
+		require.False(t, in(), "a log-out after a login")
+		svc.stepClock(-time.Hour)
+		login()
+		require.True(t, in(), "a login after a log-out")
+		store.away.Store(false)
+		time.Sleep(time.Second)
+		require.Zero(t, svc.Health(t.Context()).Queued)
+		require.True(t, in())
+
+		store.away.Store(true)
+		svc.stepClock(-time.Hour)
+		require.ErrorIs(t, svc.Logout(t.Context(), alice), ErrStoreUnavailable)
+		store.away.Store(false)
+		time.Sleep(time.Second)
+		require.False(t, in(), "a log-out of a session that is stored with a later time")
+	})
 }

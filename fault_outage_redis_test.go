@@ -375,3 +375,20 @@ func TestThousandQueuedLoginsAreStoredSoon(t *testing.T) {
 		require.Equal(t, mustToken(t, a.svc, userID(i)), mustToken(t, a.near, userID(i)))
 	}
 }
+
+// Neither what waits nor commands that hang add to the time that Close may take.
+func TestCloseIsBoundedWhileRedisIsBlackholed(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	proxy := redistest.NewProxy(t, server.Addr)
+	client := newClient(t, proxy.Addr)
+	w := newWorld(t, session.NewMemoryStore())
+	svc, err := session.New(session.WithAuthURL(w.auth.URL), session.WithHTTPClient(w.auth.Client()), session.WithRedis(client))
+	require.NoError(t, err)
+	proxy.Blackhole()
+	_, err = svc.Login(t.Context(), alice, email, password)
+	require.NoError(t, err)
+	began := time.Now()
+	require.ErrorIs(t, svc.Close(), session.ErrStoreUnavailable)
+	require.Less(t, time.Since(began), 6*time.Second)
+}

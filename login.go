@@ -116,7 +116,7 @@ func (s *Service) detached(ctx context.Context, limit time.Duration, do func(con
 // older login that waits for the store is overtaken.
 func (s *Service) install(ctx context.Context, next *login) (*login, error) {
 	for {
-		next.since = wallClock()
+		next.since = s.eventTime()
 		base, err := s.readStore(ctx, next.userID)
 		if err != nil {
 			return nil, err
@@ -201,7 +201,7 @@ func (s *Service) Logout(ctx context.Context, userID string, opts ...LogoutOptio
 // remove ends the user's session: in this process at once, and in the store now
 // or when it is back.
 func (s *Service) remove(ctx context.Context, userID string) (err error) {
-	p := newQueuedWrite(userID, nil, wallClock())
+	p := newQueuedWrite(userID, nil, s.eventTime())
 	p.turn <- struct{}{}
 	queued := s.queue.put(p)
 	var noted error

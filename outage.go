@@ -1,7 +1,6 @@
 package session
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -106,7 +105,7 @@ func (s *Service) replaceWithoutStore(ctx context.Context, userID string, r repl
 // lastKnown is the user's session as this process last knew it, or nil.
 func (s *Service) lastKnown(userID string) *login {
 	if waiting := s.queue.of(userID); waiting != nil {
-		return waiting.login
+		return waiting.session(time.Now())
 	}
 	if e, _, ok := s.near.get(userID, time.Now()); ok {
 		return e.login
@@ -219,24 +218,26 @@ func (s *Service) writeBack(ctx context.Context, p *queuedWrite) (err error) {
 }
 
 // writeBackLogout removes the session that the log-out was about, and reports
-// whether it was still there or gone, as opposed to replaced.
+// whether it was still there or gone, as opposed to replaced. Where nothing is
+// stored it takes the lease as well: whoever has it may be about to create what
+// they began to ask for before the log-out.
 func (s *Service) writeBackLogout(ctx context.Context, p *queuedWrite) (bool, error) {
 	noted := s.entomb(ctx, p) // if there is no room for that, the session can still go
 	for {
-		now, err := s.peek(ctx, p.userID)
+		now, err := s.leaseNow(ctx, p.userID, p.owner)
 		if err != nil {
 			return false, err
 		}
-		switch {
-		case !now.stored.Exists():
-			return true, noted
-		case now.login != nil && now.login.began().After(p.since):
-			return false, noted
+		newer := now.login != nil && now.login.began().After(p.since)
+		if newer || !now.stored.Exists() {
+			s.giveBack(ctx, p.userID, p.owner, "")
+			return !newer, noted
 		}
 		started := time.Now()
 		err = s.store.Delete(ctx, now.stored)
-		if err = s.storeAnswered(ctx, "delete", started, err); !errors.Is(err, ErrConflict) {
-			return err == nil, cmp.Or(err, noted)
+		if err = s.storeAnswered(ctx, "delete", started, err); err != nil && !errors.Is(err, ErrConflict) {
+			s.giveBack(ctx, p.userID, p.owner, "")
+			return false, err
 		}
 	}
 }
@@ -264,8 +265,7 @@ func (s *Service) writeBackLogin(ctx context.Context, p *queuedWrite) (bool, err
 			return false, err
 		}
 		loggedOut, err := s.tombstone(ctx, p.userID)
-		if err != nil {
-			s.giveBack(ctx, p.userID, p.owner, "")
+		if err != nil { // it still waits, and with it the lease: see fly
 			return false, err
 		}
 		next := p.reconcile(base.login, loggedOut)

@@ -174,3 +174,47 @@ func TestLostAnswersDoNotKeepALoginThatWaitsFromBeingStored(t *testing.T) {
 		require.Equal(t, s.Token(), mustToken(t, a.other, alice))
 	})
 }
+
+// tombless is a link over which tombstones cannot be read for a while.
+type tombless struct {
+	*halfway
+	failing atomic.Bool
+}
+
+func (l *tombless) Tombstone(ctx context.Context, userID string) (time.Time, error) {
+	if l.failing.Load() {
+		return time.Time{}, errors.New("connection reset")
+	}
+	return l.halfway.Tombstone(ctx, userID)
+}
+
+func TestLeaseStaysWithASuccessorWhoseStoringBrokeOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &tombless{halfway: &halfway{link: newLink(t)}}
+		w := newWorld(t, l)
+		far := *w
+		far.store = l.another()
+		other := far.service()
+		w.login(w.svc)
+		mustToken(t, w.svc, alice)
+		mustToken(t, other, alice)
+		time.Sleep(15 * time.Minute)
+		w.auth.ResetCalls()
+		w.auth.Inject(sessiontest.Refresh, 1, first(func() { l.dropping.Store(true) }))
+		token := mustToken(t, w.svc, alice)
+		l.failing.Store(true)
+		l.dropping.Store(false)
+		var got string
+		done := make(chan error, 1)
+		go func() {
+			var err error
+			got, err = other.Token(t.Context(), alice)
+			done <- err
+		}()
+		time.Sleep(2 * time.Second)
+		l.failing.Store(false)
+		require.NoError(t, <-done)
+		require.Equal(t, token, got)
+		require.Equal(t, 1, w.auth.Calls(sessiontest.Refresh))
+	})
+}

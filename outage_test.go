@@ -328,6 +328,35 @@ func TestLogoutElsewhereThatWaitedBeatsAnOlderLoginThatWaits(t *testing.T) {
 	}
 }
 
+// A log-out that waits does not break the lease of a flight that was begun before it.
+func TestLogoutThatWaitedIsNotUndoneByAFlightElsewhere(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.auth.Link(carol, email)
+		g := newGate(a.auth.Client().Transport)
+		far := *a.world
+		far.store = a.link.another()
+		flying := far.service(session.WithHTTPClient(&http.Client{Transport: &late{g.base, g.open, g.arrived}}))
+		done := make(chan error, 1)
+		go func() {
+			_, err := flying.Token(context.WithoutCancel(t.Context()), carol)
+			done <- err
+		}()
+		<-g.arrived // answered, but not heard yet
+		a.pass(10 * time.Millisecond)
+		a.link.lose()
+		require.ErrorIs(t, a.svc.Logout(t.Context(), carol, session.AndUnlink()), session.ErrStoreUnavailable)
+		a.pass(10 * time.Millisecond)
+		a.link.restore()
+		a.pass(time.Second)
+		close(g.open)
+		<-done
+		a.pass(20 * time.Second)
+		require.Zero(t, a.svc.Health(t.Context()).Queued)
+		_, err := a.other.Token(t.Context(), carol)
+		require.ErrorIs(t, err, session.ErrNotLoggedIn)
+	})
+}
+
 func TestLoginElsewhereBeatsAnOlderLogoutThatWaits(t *testing.T) {
 	duringAnOutage(t, func(t *testing.T, a *apart) {
 		a.link.lose()
@@ -770,4 +799,35 @@ func (a *apart) drop(userID string) {
 	rec, err := a.link.MemoryStore.Get(a.t.Context(), userID)
 	require.NoError(a.t, err)
 	require.NoError(a.t, a.link.MemoryStore.Delete(a.t.Context(), rec))
+}
+
+func TestSessionThatWaitsForTheStoreEndsAsAnyOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near := newLink(t)
+		w := newWorld(t, near, session.WithSessionTTL(time.Minute))
+		near.lose()
+		w.login(w.svc)
+		mustToken(t, w.svc, alice)
+		time.Sleep(2 * time.Minute)
+		_, err := w.svc.Token(t.Context(), alice)
+		require.Error(t, err)
+		_, err = w.svc.Session(t.Context(), alice)
+		require.Error(t, err)
+		near.restore()
+		time.Sleep(time.Second)
+	})
+}
+
+// late hands answers on when it is opened.
+type late struct {
+	base    http.RoundTripper
+	open    chan struct{}
+	arrived chan *http.Request
+}
+
+func (l *late) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := l.base.RoundTrip(r)
+	l.arrived <- r
+	<-l.open
+	return resp, err
 }

@@ -85,6 +85,7 @@ type Service struct {
 	storageMode string
 	count       counters
 	storeHealth *component
+	lastEvent   atomic.Int64 // see eventTime, in Unix microseconds
 	unreadAt    atomic.Int64 // when the last read of the store failed, in Unix nanoseconds; 0: it did not
 
 	flights      singleflight.Group       // one per user, see token.go
@@ -96,7 +97,7 @@ type Service struct {
 
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
-	closers []func() error // what Close closes, in order
+	closers []func(limit time.Duration) error // what Close closes, in order
 
 	life lifetime // what Close waits for
 }
@@ -155,11 +156,18 @@ func New(opts ...Option) (*Service, error) {
 	default:
 		s.storageMode = "custom"
 	}
-	if closer, ok := c.store.(interface{ Close() error }); ok && c.ownStore {
-		s.closers = append(s.closers, closer.Close)
+	switch store := c.store.(type) {
+	case *RedisStore:
+		if c.ownStore {
+			s.closers = append(s.closers, store.closeWithin)
+		}
+	case *MemoryStore:
+		if c.ownStore {
+			s.closers = append(s.closers, func(time.Duration) error { return store.Close() })
+		}
 	}
 	if c.ownRedis {
-		s.closers = append(s.closers, c.redis.Close)
+		s.closers = append(s.closers, func(time.Duration) error { return c.redis.Close() })
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if watcher, ok := c.store.(Watcher); ok && *c.nearCache > 0 {
@@ -189,7 +197,7 @@ func (s *Service) Close() error {
 		errs = append(errs, fmt.Errorf("%w: Close: %d logins, log-outs and refreshes were not stored", ErrStoreUnavailable, left))
 	}
 	for _, closer := range s.closers {
-		errs = append(errs, closer())
+		errs = append(errs, closer(max(time.Until(limit), closeGrace)))
 	}
 	return errors.Join(errs...)
 }

@@ -295,10 +295,12 @@ func (s *RedisStore) masters(ctx context.Context) ([]*redis.Client, error) {
 // Close ends the store: calls from now on return [ErrClosed]. It waits for
 // commands whose callers have stopped waiting, 5 s at most. It does not close
 // the client.
-func (s *RedisStore) Close() error {
+func (s *RedisStore) Close() error { return s.closeWithin(closeTimeout) }
+
+func (s *RedisStore) closeWithin(limit time.Duration) error {
 	s.life.close()
-	if !s.life.wait(closeTimeout) {
-		return fmt.Errorf("session: RedisStore.Close: commands still running after %s", closeTimeout)
+	if !s.life.wait(limit) {
+		return fmt.Errorf("session: RedisStore.Close: commands still running after %s", limit.Round(time.Millisecond))
 	}
 	return nil
 }

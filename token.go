@@ -106,7 +106,7 @@ func (s *Service) usable(ctx context.Context, userID string) (*login, error) {
 func (s *Service) known(ctx context.Context, userID string) (*login, error) {
 	if waiting := s.queue.of(userID); waiting != nil {
 		s.count.hits.inc()
-		return waiting.login, nil
+		return waiting.session(time.Now()), nil
 	}
 	e, believed, ok := s.near.get(userID, time.Now())
 	if believed {
@@ -269,6 +269,7 @@ func (s *Service) fly(ctx context.Context, userID string, r replacement) (l *log
 	ctx, ended := context.WithTimeoutCause(ctx, askTimeout, errTimeout)
 	defer ended()
 
+	asked := s.eventTime()
 	next, err := s.mint(ctx, userID, base)
 	if next != nil {
 		// What the auth server gave is kept though the Service is closed
@@ -276,7 +277,7 @@ func (s *Service) fly(ctx context.Context, userID string, r replacement) (l *log
 		deadline, _ := ctx.Deadline()
 		ctx, stop := context.WithDeadlineCause(context.WithoutCancel(ctx), deadline, errTimeout)
 		defer stop()
-		l, commitErr := s.commit(ctx, owner, base, next, r)
+		l, commitErr := s.commit(ctx, owner, base, next, asked, r)
 		if err = cmp.Or(err, commitErr); err == nil {
 			if r.ahead {
 				s.count.ahead.Add(1)
@@ -442,18 +443,25 @@ func (s *Service) sessionEnd() time.Time {
 	return time.Now().Add(s.sessionTTL).Truncate(time.Millisecond)
 }
 
-// wallClock is the time as processes compare it, and as fine as they keep it: a
-// log-out and the login after it are apart.
-func wallClock() time.Time {
-	return time.Now().Truncate(time.Microsecond)
+// eventTime is when a login or log-out happens, by the wall clock, as fine as
+// processes keep it. It does not go back when the clock does: in which order
+// things happened here is known without it.
+func (s *Service) eventTime() time.Time {
+	for {
+		last := s.lastEvent.Load()
+		now := max(time.Now().UnixMicro(), last+1)
+		if s.lastEvent.CompareAndSwap(last, now) {
+			return time.UnixMicro(now)
+		}
+	}
 }
 
 // commit puts next in the place of base and gives the lease back. If the
 // record changed meanwhile it obeys: a log-out stays one, a login or another's
 // refresh is returned instead, and a data write is merged with.
-func (s *Service) commit(ctx context.Context, owner string, base snapshot, next *login, r replacement) (*login, error) {
+func (s *Service) commit(ctx context.Context, owner string, base snapshot, next *login, asked time.Time, r replacement) (*login, error) {
 	for {
-		merged := s.merge(base, next)
+		merged := s.merge(base, next, asked)
 		value, err := s.codec.encode(merged)
 		if err != nil {
 			return nil, err
@@ -470,7 +478,7 @@ func (s *Service) commit(ctx context.Context, owner string, base snapshot, next 
 		var now snapshot
 		changed := errors.Is(err, ErrConflict)
 		if changed {
-			now, err = s.readStore(ctx, next.userID)
+			now, err = s.reread(ctx, base)
 		}
 		if errors.Is(err, ErrStoreUnavailable) && base.login != nil {
 			if s.commitLater(owner, base.login, merged, next) {
@@ -500,6 +508,20 @@ func (s *Service) commit(ctx context.Context, owner string, base snapshot, next 
 	}
 }
 
+// reread is readStore for who has something to store: the token that base has is
+// not checked again, so that a verifier which cannot tell loses no successor of
+// a refresh token that is spent.
+func (s *Service) reread(ctx context.Context, base snapshot) (snapshot, error) {
+	now, err := s.peek(ctx, base.stored.UserID)
+	if err != nil || now.login == nil || base.login != nil && now.login.token.raw.equal(base.login.token.raw) {
+		return now, err
+	}
+	if err = s.verify.run(ctx, now.login.token.raw); errors.Is(err, errBadToken) {
+		now.login, err = nil, nil
+	}
+	return now, err
+}
+
 // pause waits, or returns false because ctx ended.
 func pause(ctx context.Context, d time.Duration) bool {
 	wait := time.NewTimer(d)
@@ -512,16 +534,18 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// merge carries over what base has, unless next is another account.
-func (s *Service) merge(base snapshot, next *login) *login {
+// merge carries over what base has, unless next is another account. A session
+// that begins has begun when it was asked for, so that a log-out which came in
+// between is about it.
+func (s *Service) merge(base snapshot, next *login, asked time.Time) *login {
 	if base.login == nil {
 		merged := *next
-		merged.since = wallClock()
+		merged.since = asked
 		return &merged
 	}
 	merged, same := base.login.succeed(next)
 	if !same {
-		merged.since = wallClock()
+		merged.since = asked
 		s.logger.Warn("session: the token is of another account, starting a new session", "user", next.userID)
 	} else if base.login.email != "" {
 		merged.email = base.login.email

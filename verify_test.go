@@ -460,3 +460,33 @@ func TestNoVerifierIsRefused(t *testing.T) {
 	_, err := session.New(session.WithTokenVerifier(nil))
 	require.ErrorContains(t, err, "session: WithTokenVerifier")
 }
+
+// A data write of another process makes the successor of a refresh token be
+// written again, on what is stored now. Its token is the one that was read
+// before: that it cannot be checked again is no reason to lose the successor.
+func TestSuccessorOfARefreshTokenIsKeptThoughTheOldTokenCannotBeCheckedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := session.NewMemoryStore()
+		t.Cleanup(func() { store.Close() })
+		var v verifier
+		w := newWorld(t, store, session.WithTokenVerifier(v.verify))
+		other := w.service()
+		old := w.loginDead().Token()
+		w.auth.Inject(sessiontest.Refresh, 1, first(func() {
+			require.NoError(t, other.SetData(t.Context(), alice, "theme", "dark"))
+			v.say(func(_ context.Context, token string) error {
+				if token == old {
+					return fmt.Errorf("no keys: %w", session.ErrAuthUnavailable)
+				}
+				return nil
+			})
+		}))
+		token, err := w.svc.Token(t.Context(), alice)
+		require.NoError(t, err)
+		require.NotEqual(t, old, token)
+		require.Equal(t, token, mustToken(t, other, alice))
+		theme, _, err := session.DataAs[string](t.Context(), other, alice, "theme")
+		require.NoError(t, err)
+		require.Equal(t, "dark", theme)
+	})
+}

@@ -31,6 +31,14 @@ func newQueuedWrite(userID string, l *login, since time.Time) *queuedWrite {
 
 func (p *queuedWrite) isLogout() bool { return p != nil && p.login == nil }
 
+// session is what waits, or nil after a log-out and when it has expired.
+func (p *queuedWrite) session(now time.Time) *login {
+	if p.login == nil || !p.login.live(now) {
+		return nil
+	}
+	return p.login
+}
+
 // writeQueue holds at most one write per user.
 type writeQueue struct {
 	max  int

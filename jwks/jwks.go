@@ -48,6 +48,10 @@ const (
 	fetchBurst = 3
 	fetchEvery = 5 * time.Second
 
+	// How long it is believed that there is no key of an ID: a server of many
+	// nodes may sign with a key before all of them publish it.
+	unknownFor = time.Minute
+
 	// How many unknown key IDs are remembered, and how long those may be.
 	maxUnknown   = 1000
 	maxUnknownID = 128
@@ -218,7 +222,8 @@ func (v *Verifier) Verify(ctx context.Context, token string) error {
 var errUnknownKey = errors.New("signed with a key that the auth server does not have")
 
 // key returns the key with an ID. That there is none is only certain when a
-// fetch has brought keys without it that began after it was first asked for.
+// fetch has brought keys without it that began after it was first asked for, and
+// only for a minute.
 func (v *Verifier) key(ctx context.Context, kid string) (ed25519.PublicKey, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -233,7 +238,7 @@ func (v *Verifier) key(ctx context.Context, kid string) (ed25519.PublicKey, erro
 		if since < 0 {
 			since = v.firstAsked(kid)
 		}
-		if v.succeeded > since {
+		if v.succeeded > since && time.Since(v.fetchedAt) < unknownFor {
 			return nil, errUnknownKey
 		}
 		f := v.current

@@ -513,6 +513,26 @@ func TestUnknownKeyIsUndecidedUntilItHasBeenAskedFor(t *testing.T) {
 	})
 }
 
+// Tokens may be signed with a key before everybody is shown it: by another node
+// of the auth server, or through a cache.
+func TestKeyThatIsPublishedLateIsFoundAllTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		auth := newAuth(t)
+		v := newVerifier(t, auth)
+		synctest.Wait() // for the first fetch
+		public, _, err := ed25519.GenerateKey(rand.Reader)
+		require.NoError(t, err)
+		auth.RotateSigningKey()
+		auth.Inject(sessiontest.Keys, 1, keySet(object{"crv": "Ed25519", "kty": "OKP", "kid": "old", "x": base64.RawURLEncoding.EncodeToString(public)}))
+		token := auth.MintToken(email, time.Now().Add(24*time.Hour))
+		err = v.Verify(t.Context(), token)
+		require.Error(t, err)
+		require.NotErrorIs(t, err, session.ErrAuthUnavailable)
+		time.Sleep(time.Minute)
+		require.NoError(t, v.Verify(t.Context(), token))
+	})
+}
+
 func TestManyWaitForOneFetch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		auth := newAuth(t)
