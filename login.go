@@ -122,7 +122,7 @@ func (s *Service) install(ctx context.Context, next *login) (*login, error) {
 			return nil, err
 		}
 		merged := next
-		if base.login != nil && !s.queue.of(next.userID).isLogout() {
+		if base.login != nil && !s.queue.of(next.userID).startsClean() {
 			var same bool
 			if merged, same = base.login.succeed(next); !same {
 				s.logger.Info("session: login as another account, starting a new session", "user", next.userID)

@@ -3,6 +3,7 @@ package session_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -216,5 +217,128 @@ func TestLeaseStaysWithASuccessorWhoseStoringBrokeOff(t *testing.T) {
 		require.NoError(t, <-done)
 		require.Equal(t, token, got)
 		require.Equal(t, 1, w.auth.Calls(sessiontest.Refresh))
+	})
+}
+
+// watched is a link over which something happens at a point of a write-back or a
+// log-out.
+type watched struct {
+	*link
+	sought, removed func() // after a tombstone was looked for; after a record was removed
+}
+
+func (l *watched) Tombstone(ctx context.Context, userID string) (time.Time, error) {
+	at, err := l.link.Tombstone(ctx, userID)
+	if do := l.sought; do != nil && err == nil {
+		l.sought = nil
+		do()
+	}
+	return at, err
+}
+
+func (l *watched) Delete(ctx context.Context, old session.Record) error {
+	err := l.link.Delete(ctx, old)
+	if do := l.removed; do != nil && err == nil {
+		l.removed = nil
+		do()
+	}
+	return err
+}
+
+// Whichever comes first, the log-out or what it overtakes, no session is left.
+func TestLogoutRacingAWriteBackLasts(t *testing.T) {
+	for name, race := range map[string]func(near, far *watched, logout func()){
+		"after its tombstone was looked for": func(near, _ *watched, logout func()) {
+			near.sought = logout
+			near.away.Store(false)
+			time.Sleep(time.Second)
+		},
+		"between removing the record and the end": func(near, far *watched, logout func()) {
+			far.removed = func() {
+				near.away.Store(false)
+				time.Sleep(time.Second)
+			}
+			logout()
+		},
+	} {
+		for _, known := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/replacing a session: %t", name, known), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					near := &watched{link: newLink(t)}
+					far := &watched{link: near.another()}
+					w := newWorld(t, near)
+					other := (&world{t: t, auth: w.auth, log: w.log, store: far}).service()
+					if known {
+						w.login(w.svc)
+					}
+					time.Sleep(time.Millisecond)
+					near.away.Store(true)
+					w.login(w.svc)
+					time.Sleep(time.Millisecond)
+					race(near, far, func() { require.NoError(t, other.Logout(t.Context(), alice)) })
+					require.Zero(t, w.svc.Health(t.Context()).Queued)
+					require.Empty(t, w.stored(alice))
+					for _, svc := range []*session.Service{w.svc, other} {
+						_, err := svc.Token(t.Context(), alice)
+						require.ErrorIs(t, err, session.ErrNotLoggedIn)
+					}
+				})
+			})
+		}
+	}
+}
+
+// partly is a link over which one user's record cannot be read.
+type partly struct {
+	*link
+	broken atomic.Value // user ID
+}
+
+func (p *partly) Get(ctx context.Context, userID string) (session.Record, error) {
+	if p.broken.Load() == userID {
+		return session.Record{}, errAway
+	}
+	return p.link.Get(ctx, userID)
+}
+
+func (p *partly) Watch(ctx context.Context, feed session.Feed) error {
+	if p.broken.Load() != nil {
+		return errAway
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		for ctx.Err() == nil && p.broken.Load() == nil {
+			time.Sleep(10 * time.Millisecond)
+		}
+		cancel()
+	}()
+	return p.link.MemoryStore.Watch(ctx, feed)
+}
+
+// One node of a Cluster being away does not hide log-outs of users on the others.
+func TestLogoutElsewhereIsSeenWhileOtherUsersRecordsCannotBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &partly{link: newLink(t)}
+		w := newWorld(t, p)
+		far := *w
+		far.store = p.another()
+		other := far.service()
+		w.login(w.svc)
+		mustToken(t, w.svc, alice)
+		p.broken.Store(bob)
+		time.Sleep(time.Second) // the feed broke off
+		_, err := w.svc.Token(t.Context(), bob)
+		require.ErrorIs(t, err, session.ErrStoreUnavailable)
+		require.NoError(t, other.Logout(t.Context(), alice))
+		served := 0
+		for range 100 { // 50 s
+			_, _ = w.svc.Token(t.Context(), bob)
+			if _, err := w.svc.Token(t.Context(), alice); err == nil {
+				served++
+			}
+			time.Sleep(500 * time.Millisecond)
+		}
+		require.Zero(t, served)
 	})
 }

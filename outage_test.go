@@ -428,6 +428,22 @@ func TestLogoutHoldsWhileTheStoreCanBeReadButNotWritten(t *testing.T) {
 	})
 }
 
+// The data of a session that was logged out does not come back with the second login.
+func TestSecondLoginAfterALogoutDuringAnOutageStartsCleanToo(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.lose()
+		require.Error(t, a.svc.Logout(t.Context(), alice))
+		a.pass(time.Millisecond)
+		a.login(a.svc)
+		a.pass(time.Millisecond)
+		a.link.restore()
+		a.login(a.svc)
+		require.Empty(t, a.theme(a.svc))
+		a.pass(time.Second)
+		require.Empty(t, a.theme(a.other))
+	})
+}
+
 func TestLoginAsAnotherAccountDuringAnOutageTakesNothingAlong(t *testing.T) {
 	duringAnOutage(t, func(t *testing.T, a *apart) {
 		a.link.lose()
@@ -643,6 +659,23 @@ func TestSuccessorOfASpentRefreshTokenOutlivesAnOutage(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A tombstone from a clock that is ahead does not cost a session that was begun since.
+func TestSuccessorOfASpentRefreshTokenOutlivesAnOlderLogoutByAnotherClock(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		// Logged out on a bot whose clock is ahead by 2 s, and logged in again at once.
+		require.NoError(t, a.other.Logout(t.Context(), alice))
+		require.NoError(t, a.link.Entomb(t.Context(), alice, time.Now().Add(2*time.Second)))
+		a.login(a.svc)
+		a.known()
+		a.pass(15 * time.Minute)
+		a.auth.Inject(sessiontest.Refresh, 1, first(a.link.lose))
+		token := mustToken(t, a.svc, alice)
+		a.back()
+		require.Equal(t, token, mustToken(t, a.svc, alice))
+		require.Equal(t, token, mustToken(t, a.other, alice))
+	})
 }
 
 func TestSuccessorOfASpentRefreshTokenDoesNotUndoALogout(t *testing.T) {

@@ -86,12 +86,12 @@ type Service struct {
 	count       counters
 	storeHealth *component
 	lastEvent   atomic.Int64 // see eventTime, in Unix microseconds
-	unreadAt    atomic.Int64 // when the last read of the store failed, in Unix nanoseconds; 0: it did not
 
 	flights      singleflight.Group       // one per user, see token.go
 	queue        *writeQueue              // what waits for the store, see outage.go
 	unlinked     *bounded[time.Time]      // users without a link, until when
 	backoffs     *bounded[refreshBackoff] // refreshes ahead that failed
+	unread       *bounded[time.Time]      // users whose record could not be read, since when
 	lateReleases lateReleases
 	aheads       chan struct{} // a slot per refresh ahead that runs
 
@@ -140,6 +140,7 @@ func New(opts ...Option) (*Service, error) {
 		queue:       newWriteQueue(maxQueued),
 		unlinked:    newBounded[time.Time](maxRemembered),
 		backoffs:    newBounded[refreshBackoff](maxRemembered),
+		unread:      newBounded[time.Time](maxRemembered),
 		aheads:      make(chan struct{}, maxAheads),
 	}
 	if len(c.codec.keys) > 0 && !c.codec.seals {
@@ -319,9 +320,6 @@ func (s *Service) wrote(userID string, err error) {
 func (s *Service) storeAnswered(ctx context.Context, op string, started time.Time, err error) error {
 	switch {
 	case err == nil, errors.Is(err, ErrConflict):
-		if op == "read" {
-			s.unreadAt.Store(0)
-		}
 		if s.storeHealth.worked(time.Since(started)) {
 			s.logger.Info("session: store answers again")
 		}
@@ -330,9 +328,6 @@ func (s *Service) storeAnswered(ctx context.Context, op string, started time.Tim
 		return ctx.Err()
 	}
 	s.count.storeErrors.Add(1)
-	if op == "read" {
-		s.unreadAt.Store(time.Now().UnixNano())
-	}
 	if s.storeHealth.failed(err, time.Since(started)) {
 		s.logger.Error("session: store does not answer", "op", op, "error", err)
 	}

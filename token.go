@@ -118,7 +118,8 @@ func (s *Service) known(ctx context.Context, userID string) (*login, error) {
 		snap, err := s.readStore(ctx, userID)
 		return snap.login, err
 	}
-	if failed := s.unreadAt.Load(); failed != 0 && uint64(time.Now().UnixNano()-failed) < uint64(knownAgain) {
+	// Of this user: a Cluster may be away in part.
+	if failed, ok := s.unread.load(userID); ok && time.Since(failed) < knownAgain {
 		return e.login, nil
 	}
 	read := ctx
@@ -132,8 +133,10 @@ func (s *Service) known(ctx context.Context, userID string) (*login, error) {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case err != nil:
+		s.unread.store(userID, time.Now())
 		return e.login, nil
 	}
+	s.unread.remove(userID)
 	return snap.login, nil
 }
 

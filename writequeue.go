@@ -31,6 +31,9 @@ func newQueuedWrite(userID string, l *login, since time.Time) *queuedWrite {
 
 func (p *queuedWrite) isLogout() bool { return p != nil && p.login == nil }
 
+// startsClean reports whether what is stored was logged out and not removed yet.
+func (p *queuedWrite) startsClean() bool { return p.isLogout() || p != nil && p.clean }
+
 // session is what waits, or nil after a log-out and when it has expired.
 func (p *queuedWrite) session(now time.Time) *login {
 	if p.login == nil || !p.login.live(now) {
@@ -89,7 +92,7 @@ func (q *writeQueue) put(p *queuedWrite) bool {
 	if old != nil && old.since.After(p.since) {
 		return true
 	}
-	p.clean = old.isLogout() || old != nil && old.clean
+	p.clean = old.startsClean()
 	if old != nil {
 		p.owner = old.owner // who stores p can use the lease, and gives it back
 	}
