@@ -57,7 +57,7 @@ func (a *twoBots) exists(userID string) bool {
 func (a *twoBots) drained(surprise func() bool, what string) {
 	a.t.Helper()
 	eventually(a.t, "the queue is drained", func() bool { return a.exists(bob) })
-	require.Never(a.t, surprise, time.Second, 20*time.Millisecond, what)
+	never(a.t, what, surprise, time.Second)
 }
 
 // queueLast queues the login that drained waits for, and has Redis back.
@@ -159,10 +159,10 @@ func TestLogoutWhileRedisIsAwayLasts(t *testing.T) {
 				_, err := other.Token(t.Context(), alice)
 				return errors.Is(err, session.ErrNotLoggedIn)
 			})
-			require.Never(t, func() bool {
+			never(t, "the session is back", func() bool {
 				in, err := other.LoggedIn(t.Context(), alice)
 				return in || err != nil
-			}, time.Second, 20*time.Millisecond)
+			}, time.Second)
 			close(over)
 			asking.Wait()
 			w.login(w.svc)

@@ -185,6 +185,20 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	require.Eventually(t, ok, 10*time.Second, 2*time.Millisecond, what)
 }
 
+// never looks for what must not happen for a while. Unlike require.Never it does
+// not go on looking when the test is over.
+func never(t *testing.T, what string, happened func() bool, while time.Duration) {
+	t.Helper()
+	for over := time.After(while); ; {
+		require.False(t, happened(), what)
+		select {
+		case <-over:
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
 func TestCloseLeavesNoGoroutineBehind(t *testing.T) {
 	for name, newStore := range map[string]func(t *testing.T) (session.Store, func()){
 		"memory": func(*testing.T) (session.Store, func()) {
