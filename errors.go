@@ -39,7 +39,9 @@ var (
 	ErrServiceKeyRejected = errors.New("session: service key rejected")
 
 	// ErrStoreUnavailable means that the store could not be reached and that
-	// nothing this process knows could stand in for it.
+	// nothing this process knows could stand in for it. From Logout it means
+	// that the session has ended in this process and ends everywhere when the
+	// store is back; from Close, that something was never stored.
 	ErrStoreUnavailable = errors.New("session: store unavailable")
 
 	// ErrInvalidUserID means that the Matrix user ID does not follow the

@@ -211,6 +211,19 @@ func (p *paused) Release(ctx context.Context, userID, owner, note string, keep t
 	return p.MemoryStore.Release(context.WithoutCancel(ctx), userID, owner, note, keep)
 }
 
+// pausedHolder is a bot that has a token for alice, and the lease, and is stopped.
+func pausedHolder(w *world, memory *session.MemoryStore) (p *paused, holder *session.Service, result chan error) {
+	p = &paused{memory, make(chan struct{}), make(chan error, 10)}
+	holder = (&world{t: w.t, auth: w.auth, log: w.log, store: p}).service()
+	result = make(chan error, 1)
+	go func() {
+		_, err := holder.Token(context.WithoutCancel(w.t.Context()), alice)
+		result <- err
+	}()
+	synctest.Wait()
+	return p, holder, result
+}
+
 func TestHolderPausedPastItsLease(t *testing.T) {
 	for name, hadSession := range map[string]bool{"with a session to replace": true, "about to create one": false} {
 		t.Run(name, func(t *testing.T) {
@@ -221,14 +234,7 @@ func TestHolderPausedPastItsLease(t *testing.T) {
 				if hadSession {
 					w.loginDead()
 				}
-				p := &paused{memory, make(chan struct{}), make(chan error, 10)}
-				holder := (&world{t: t, auth: w.auth, log: w.log, store: p}).service()
-				result := make(chan error, 1)
-				go func() {
-					_, err := holder.Token(context.WithoutCancel(t.Context()), alice)
-					result <- err
-				}()
-				synctest.Wait() // it has its token, and stops
+				p, holder, result := pausedHolder(w, memory)
 
 				// Another process takes over when the lease has run out, and is
 				// in the middle of asking when the paused one goes on.
@@ -275,14 +281,7 @@ func TestLogoutWhileTheHolderIsPausedLasts(t *testing.T) {
 		memory := session.NewMemoryStore()
 		w := newWorld(t, memory)
 		w.auth.Link(alice, email)
-		p := &paused{memory, make(chan struct{}), make(chan error, 10)}
-		holder := (&world{t: t, auth: w.auth, log: w.log, store: p}).service()
-		result := make(chan error, 1)
-		go func() {
-			_, err := holder.Token(context.WithoutCancel(t.Context()), alice)
-			result <- err
-		}()
-		synctest.Wait()
+		p, _, result := pausedHolder(w, memory)
 		require.NoError(t, w.svc.Logout(t.Context(), alice))
 		time.Sleep(20 * time.Second)
 		close(p.goOn)

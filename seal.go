@@ -43,9 +43,8 @@ const sealedExtra = len(sealedPrefix) + chacha20poly1305.NonceSizeX + chacha20po
 // same way encryption is switched on: a nil current (an empty one is an error)
 // goes on writing plain text while reading what the older keys sealed, until
 // all bots have the key and it can become current. The same steps backwards
-// switch it off. A bot without the key takes
-// a sealed record for no session, and so does the TypeScript service: both
-// overwrite it.
+// switch it off. A bot without the key takes a sealed record for no session, and
+// so does the TypeScript service: both overwrite it.
 //
 // Plain text is still read, and sealed by the next write. Until that is ended
 // by [WithEncryptionRequired], whoever can write to the store can plant records

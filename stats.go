@@ -19,7 +19,7 @@ type Stats struct {
 	StorageMode    string // "memory", "redis", or "custom"
 	SSOLinkEnabled bool
 
-	Hits   int64 // tokens served from the near cache
+	Hits   int64 // tokens served from memory
 	Misses int64 // tokens that took a read of the store
 	Waits  int64 // callers who waited for a refresh that another had begun
 

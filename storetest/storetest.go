@@ -35,8 +35,8 @@ type suite struct {
 }
 
 // Run runs the conformance suite, including the parts for session.Locker,
-// session.Watcher and session.Tombstoner if the store implements them. newStore returns an empty
-// store, which it also cleans up.
+// session.Watcher and session.Tombstoner if the store implements them. newStore
+// returns an empty store, which it also cleans up.
 func Run(t *testing.T, newStore func(*testing.T) session.Store, opts ...Option) {
 	s := &suite{newStore: newStore}
 	for _, opt := range opts {
