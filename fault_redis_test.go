@@ -485,7 +485,8 @@ func TestRedisThatIsAReadOnlyReplica(t *testing.T) {
 	got, err := demoted.Email(t.Context(), alice)
 	require.NoError(t, err)
 	require.Equal(t, email, got)
-	for range demoted.Users(t.Context()) {
+	for _, err := range demoted.Users(t.Context()) {
+		require.NoError(t, err)
 	}
 	err = demoted.SetData(t.Context(), alice, "k", 1)
 	require.ErrorIs(t, err, session.ErrStoreUnavailable)

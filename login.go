@@ -204,10 +204,9 @@ func (s *Service) remove(ctx context.Context, userID string) (err error) {
 	p := newQueuedWrite(userID, nil, s.eventTime())
 	p.turn <- struct{}{}
 	queued := s.queue.put(p)
-	var noted error
 	defer func() {
 		<-p.turn
-		if queued && err == nil && noted == nil {
+		if queued && err == nil {
 			s.queue.done(p)
 		} else if queued {
 			s.writeLater()
@@ -215,15 +214,14 @@ func (s *Service) remove(ctx context.Context, userID string) (err error) {
 	}()
 	err = ErrStoreUnavailable // should the store panic
 	s.forget(userID)
-	// A store without room for the note can still remove the session; the note
-	// then waits for room.
-	noted = s.entomb(ctx, p)
+	noted := s.entomb(ctx, p)
 	started := time.Now()
 	err = s.store.Delete(ctx, Record{UserID: userID})
 	err = s.storeAnswered(ctx, "delete", started, err)
 	s.forget(userID)
 	if err == nil {
 		s.count.logouts.Add(1)
+		s.buried(p, noted)
 	}
 	return err
 }

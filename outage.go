@@ -70,10 +70,13 @@ func (s *Service) replaceWithoutStore(ctx context.Context, userID string, r repl
 		return nil, cause
 	case r.wanted(base):
 		return base, nil
-	case !s.linkEnabled || !linkable(userID):
+	case !s.linkEnabled || !linkable(userID) || s.isUnlinked(userID):
 		return nil, cause
 	}
 	g, err := s.fetchLink(ctx, userID, nil)
+	if errors.Is(err, errNotLinked) {
+		s.unlinked.store(userID, time.Now().Add(noLinkFor))
+	}
 	if err != nil {
 		s.count.failed(err)
 		s.logger.Warn("session: token not replaced, and the store is away", "user", userID, "error", err)
@@ -218,26 +221,35 @@ func (s *Service) writeBack(ctx context.Context, p *queuedWrite) (err error) {
 }
 
 // writeBackLogout removes the session that the log-out was about, and reports
-// whether it was still there or gone, as opposed to replaced. Where nothing is
-// stored it takes the lease as well: whoever has it may be about to create what
-// they began to ask for before the log-out.
+// whether it is gone, as opposed to replaced by a newer one.
 func (s *Service) writeBackLogout(ctx context.Context, p *queuedWrite) (bool, error) {
-	noted := s.entomb(ctx, p) // if there is no room for that, the session can still go
+	noted := s.entomb(ctx, p)
 	for {
-		now, err := s.leaseNow(ctx, p.userID, p.owner)
+		now, err := s.peek(ctx, p.userID)
 		if err != nil {
 			return false, err
 		}
-		newer := now.login != nil && now.login.began().After(p.since)
-		if newer || !now.stored.Exists() {
+		if now.login != nil && now.login.began().After(p.since) {
 			s.giveBack(ctx, p.userID, p.owner, "")
-			return !newer, noted
+			return false, nil
 		}
-		started := time.Now()
-		err = s.store.Delete(ctx, now.stored)
-		if err = s.storeAnswered(ctx, "delete", started, err); err != nil && !errors.Is(err, ErrConflict) {
-			s.giveBack(ctx, p.userID, p.owner, "")
+		if now.stored.Exists() {
+			started := time.Now()
+			err = s.store.Delete(ctx, now.stored)
+			if err = s.storeAnswered(ctx, "delete", started, err); err != nil && !errors.Is(err, ErrConflict) {
+				return false, err
+			}
+		}
+		// Whoever has the lease may be about to create what they began to ask
+		// for before the log-out.
+		now, err = s.leaseNow(ctx, p.userID, p.owner)
+		if err != nil {
 			return false, err
+		}
+		if !now.stored.Exists() {
+			s.giveBack(ctx, p.userID, p.owner, "")
+			s.buried(p, noted)
+			return true, nil
 		}
 	}
 }
@@ -250,6 +262,14 @@ func (s *Service) entomb(ctx context.Context, p *queuedWrite) error {
 	}
 	started := time.Now()
 	return s.storeAnswered(ctx, "entomb", started, tombs.Entomb(ctx, p.userID, p.since))
+}
+
+// buried is for a log-out that has removed the session: a store without room for
+// the tombstone can do that.
+func (s *Service) buried(p *queuedWrite, noted error) {
+	if noted != nil {
+		s.logger.Warn("session: a log-out has left no tombstone", "user", p.userID, "error", noted)
+	}
 }
 
 // writeBackLogin stores a login or a refresh unless it is overtaken, and

@@ -527,6 +527,22 @@ func TestRefreshThatWaitsDoesNotBringASpentRefreshTokenBack(t *testing.T) {
 	})
 }
 
+func TestWithoutALinkItIsNotAskedForAtEveryCallOfAnOutage(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.lose()
+		a.pass(15 * time.Minute)
+		a.auth.ResetCalls()
+		for range 50 {
+			_, err := a.svc.Token(t.Context(), alice)
+			require.ErrorIs(t, err, session.ErrStoreUnavailable)
+		}
+		require.Equal(t, 1, a.auth.Calls(sessiontest.LinkFetch))
+		a.link.restore()
+		a.pass(5 * time.Second)
+		mustToken(t, a.svc, alice)
+	})
+}
+
 func TestLinkToAnotherAccountIsNotFollowedDuringAnOutage(t *testing.T) {
 	duringAnOutage(t, func(t *testing.T, a *apart) {
 		a.auth.Link(alice, "bob@example.com")
