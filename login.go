@@ -202,10 +202,8 @@ func (s *Service) Logout(ctx context.Context, userID string, opts ...LogoutOptio
 // or when it is back.
 func (s *Service) remove(ctx context.Context, userID string) (err error) {
 	p := newQueuedWrite(userID, nil, s.eventTime())
-	p.turn <- struct{}{}
 	queued := s.queue.put(p)
 	defer func() {
-		<-p.turn
 		if queued && err == nil {
 			s.queue.done(p)
 		} else if queued {
@@ -214,6 +212,12 @@ func (s *Service) remove(ctx context.Context, userID string) (err error) {
 	}()
 	err = ErrStoreUnavailable // should the store panic
 	s.forget(userID)
+	select { // what waited before may be about to be stored
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
+	case <-ctx.Done():
+		return storeError("delete", context.Cause(ctx))
+	}
 	noted := s.entomb(ctx, p)
 	started := time.Now()
 	err = s.store.Delete(ctx, Record{UserID: userID})

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -340,5 +343,151 @@ func TestLogoutElsewhereIsSeenWhileOtherUsersRecordsCannotBeRead(t *testing.T) {
 			time.Sleep(500 * time.Millisecond)
 		}
 		require.Zero(t, served)
+	})
+}
+
+type halting struct {
+	l    *link
+	swap atomic.Pointer[chan struct{}] // SwapLeased waits before it does anything
+	at   chan struct{}
+}
+
+func (h *halting) Get(ctx context.Context, u string) (session.Record, error) { return h.l.Get(ctx, u) }
+
+func (h *halting) Delete(ctx context.Context, r session.Record) error { return h.l.Delete(ctx, r) }
+
+func (h *halting) stop() {
+	if c := h.swap.Load(); c != nil {
+		h.at <- struct{}{}
+		<-*c
+	}
+}
+
+func (h *halting) Swap(ctx context.Context, o, n session.Record) (session.Record, error) {
+	h.stop()
+	return h.l.Swap(ctx, o, n)
+}
+
+func (h *halting) All(ctx context.Context) iter.Seq2[session.Record, error] {
+	return h.l.All(ctx)
+}
+
+type locking struct{ *halting }
+
+func (h locking) Acquire(ctx context.Context, u, o string, ttl time.Duration) (session.Lease, session.Record, error) {
+	return h.l.Acquire(ctx, u, o, ttl)
+}
+
+func (h locking) Release(ctx context.Context, u, o, n string, k time.Duration) error {
+	return h.l.Release(ctx, u, o, n, k)
+}
+
+func (h locking) SwapLeased(ctx context.Context, owner string, o, n session.Record) (session.Record, error) {
+	h.stop()
+	return h.l.SwapLeased(ctx, owner, o, n)
+}
+
+type storeOnly struct{ *halting }
+
+// A log-out in the same process is not undone by the write-back of the login before it.
+func TestLogoutIsNotUndoneByTheWriteBackUnderWay(t *testing.T) {
+	for name, wrap := range map[string]func(*halting) session.Store{
+		"lease, no tombstones": func(h *halting) session.Store { return locking{h} },
+		"neither":              func(h *halting) session.Store { return storeOnly{h} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := &halting{l: newLink(t), at: make(chan struct{}, 10)}
+				w := newWorld(t, wrap(h))
+				w.login(w.svc)
+				h.l.away.Store(true)
+				time.Sleep(10 * time.Millisecond)
+				w.login(w.svc)
+				go1 := make(chan struct{})
+				h.swap.Store(&go1)
+				h.l.away.Store(false)
+				<-h.at // the write-back is about to swap
+				time.Sleep(10 * time.Millisecond)
+				h.swap.Store(nil)
+				done := make(chan error, 1)
+				go func() { done <- w.svc.Logout(t.Context(), alice) }()
+				time.Sleep(10 * time.Millisecond)
+				close(go1)
+				require.NoError(t, <-done)
+				time.Sleep(10 * time.Second)
+				require.Zero(t, w.svc.Health(t.Context()).Queued)
+				_, err := w.svc.Token(t.Context(), alice)
+				require.ErrorIs(t, err, session.ErrNotLoggedIn)
+			})
+		})
+	}
+}
+
+// A refresh token's successor is not dropped for a record that still holds the one spent.
+func TestSuccessorIsNotDroppedForARefreshByLinkThatWaited(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.auth.Link(alice, email)
+		far := *a.world
+		far.store = a.link.another()
+		keyless := far.service(session.WithServiceKey(""))
+		a.link.lose()
+		a.pass(15 * time.Minute)
+		mustToken(t, a.svc, alice) // by the link, waits
+		a.auth.Inject(sessiontest.Refresh, 1, func(w http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
+			a.link.restore()
+			sessiontest.Delay(time.Second)(w, r, answer)
+		})
+		mustToken(t, keyless, alice)
+		a.pass(5 * time.Second)
+		a.auth.Unlink(alice)
+		a.pass(15 * time.Minute)
+		mustToken(t, keyless, alice)
+	})
+}
+
+// A flight that cannot store what it has returns the login that waits.
+func TestFlightReturnsTheLoginThatWaitsInsteadOfItsOwn(t *testing.T) {
+	for name, linked := range map[string]bool{"link": true, "refresh token": false} {
+		t.Run(name, func(t *testing.T) {
+			duringAnOutage(t, func(t *testing.T, a *apart) {
+				op := sessiontest.Refresh
+				if linked {
+					a.auth.Link(alice, email)
+					op = sessiontest.LinkFetch
+				}
+				a.pass(15 * time.Minute)
+				a.auth.Inject(op, 1, func(w http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
+					a.link.lose()
+					sessiontest.Delay(time.Second)(w, r, answer)
+				})
+				var got string
+				done := make(chan error, 1)
+				go func() {
+					var err error
+					got, err = a.svc.Token(t.Context(), alice)
+					done <- err
+				}()
+				time.Sleep(500 * time.Millisecond)
+				s := a.login(a.svc)
+				began := time.Now()
+				require.NoError(t, <-done)
+				require.Equal(t, s.Token(), got)
+				require.Less(t, time.Since(began), 2*time.Second)
+				a.back()
+			})
+		})
+	}
+}
+
+// A store that can be read but not written does not fill the log.
+func TestStoreThatCanBeReadButNotWrittenDoesNotFillTheLog(t *testing.T) {
+	duringAnOutage(t, func(t *testing.T, a *apart) {
+		a.link.readOnly.Store(true)
+		require.Error(t, a.svc.Logout(t.Context(), alice))
+		before := strings.Count(a.log.String(), "\n")
+		a.pass(time.Minute)
+		require.Less(t, strings.Count(a.log.String(), "\n")-before, 20)
+		a.link.readOnly.Store(false)
+		a.pass(time.Second)
 	})
 }

@@ -319,8 +319,12 @@ func (s *Service) commit(ctx context.Context, owner string, base snapshot, next 
 			if s.commitLater(owner, base.login, merged, next) {
 				return merged, nil
 			}
-			if s.queue.of(next.userID).isLogout() {
+			waiting := s.queue.of(next.userID)
+			if waiting.isLogout() {
 				return nil, fmt.Errorf("%w: logged out meanwhile", ErrNotLoggedIn)
+			}
+			if waiting != nil && waiting.began && r.wanted(waiting.login) { // logged in meanwhile
+				return waiting.login, nil
 			}
 			if !next.refresh.empty() && pause(ctx, commitPause) {
 				continue // the old refresh token is spent: only the new one keeps the login
@@ -337,7 +341,13 @@ func (s *Service) commit(ctx context.Context, owner string, base snapshot, next 
 			if !r.wanted(now.login) {
 				return nil, fmt.Errorf("%w: the session was replaced meanwhile", ErrAuthUnavailable)
 			}
-			return now.login, nil
+			if base.login == nil || next.refresh.empty() || !now.login.refresh.equal(base.login.refresh) {
+				return now.login, nil
+			}
+			// What is stored still has the refresh token that is spent.
+			newer := *next
+			newer.token = now.login.token
+			next = &newer
 		}
 		base = now
 	}

@@ -186,16 +186,21 @@ const probeUser = "@health.probe:invalid"
 
 // component remembers how calls to the store or the auth server went.
 type component struct {
-	mu   sync.Mutex
-	last ComponentHealth // guarded by mu
+	mu       sync.Mutex
+	last     ComponentHealth // guarded by mu
+	reported bool            // guarded by mu; OK as it was last said
+	saidAt   time.Time       // guarded by mu
 }
+
+// saidApart keeps a store that can be read but not written from filling the log.
+const saidApart = 5 * time.Second
 
 func newComponent() *component {
-	return &component{last: ComponentHealth{OK: true, Since: time.Now()}}
+	return &component{last: ComponentHealth{OK: true, Since: time.Now()}, reported: true}
 }
 
-// worked and failed record how a call went and report whether it went
-// otherwise than the one before.
+// worked and failed record how a call went and report whether it is time to say
+// that calls go otherwise than before.
 func (c *component) worked(latency time.Duration) (changed bool) {
 	return c.record(nil, latency)
 }
@@ -217,6 +222,9 @@ func (c *component) record(err error, latency time.Duration) (changed bool) {
 	defer c.mu.Unlock()
 	if ok := err == nil; ok != c.last.OK {
 		c.last.OK, c.last.Since = ok, time.Now()
+	}
+	if c.last.OK != c.reported && time.Since(c.saidAt) >= saidApart {
+		c.reported, c.saidAt = c.last.OK, time.Now()
 		changed = true
 	}
 	c.last.Latency = latency

@@ -95,6 +95,7 @@ func (q *writeQueue) put(p *queuedWrite) bool {
 	p.clean = old.startsClean()
 	if old != nil {
 		p.owner = old.owner // who stores p can use the lease, and gives it back
+		p.turn = old.turn   // and waits for who is storing old
 	}
 	return q.set(old, p)
 }
@@ -104,6 +105,9 @@ func (q *writeQueue) put(p *queuedWrite) bool {
 func (q *writeQueue) putOver(old, p *queuedWrite) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if old != nil {
+		p.turn = old.turn
+	}
 	return q.waiting[p.userID] == old && q.set(old, p)
 }
 
