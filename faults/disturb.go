@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"sync"
 	"time"
@@ -272,6 +273,7 @@ var (
 type authDesk struct {
 	server *sessiontest.AuthServer
 	damage *damage
+	pace   time.Duration // for how long the answer to a link fetch is under way at most
 
 	mu     sync.Mutex
 	random *rand.Rand                    // guarded by mu
@@ -297,17 +299,37 @@ func (d *authDesk) serve(op sessiontest.Op, w http.ResponseWriter, r *http.Reque
 	if f != nil && d.random.Float64() < f.share {
 		fault = f.fault(d.server, d.random)
 	}
+	var pace time.Duration
+	if op == sessiontest.LinkFetch && d.pace > 0 {
+		pace = between(d.random, 0, d.pace)
+	}
 	d.mu.Unlock()
 	kept := answer
 	if op == sessiontest.Login || op == sessiontest.Refresh {
 		kept = d.books.keep(op, answer, fault != nil && f.loses)
 	}
-	if fault == nil {
+	if fault == nil && pace == 0 {
 		kept(w, r)
+		return
+	}
+	if fault == nil {
+		held(pace, w, r, kept)
 		return
 	}
 	d.damage.count(fmt.Sprintf("auth server: %s: %s", op, f.name))
 	fault(w, r, kept)
+}
+
+// held is an answer that is worked out at once and sent later: much can happen
+// meanwhile that it does not know of.
+func held(d time.Duration, w http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
+	recorder := httptest.NewRecorder()
+	answer(recorder, r)
+	if sleep(r.Context().Done(), d) {
+		maps.Copy(w.Header(), recorder.Header())
+		w.WriteHeader(recorder.Code)
+		_, _ = w.Write(recorder.Body.Bytes())
+	}
 }
 
 // run breaks the auth server, one way after the other, until stop is closed.

@@ -15,9 +15,15 @@ const (
 	staleness = 1300 * time.Millisecond
 
 	// wayBack is how long after Redis is back a bot may still behave as if it
-	// were not: connections are made anew, the queue is drained, the change
-	// feed is built.
-	wayBack = 3 * time.Second
+	// were not. A call that was under way may take 2 s to fail, and for a second
+	// after a failure a Service goes by what it knows; meanwhile the queue is
+	// drained and the change feed built. The rest is for a loaded machine.
+	wayBack = 4 * time.Second
+
+	// leaseTime is how long a process that was killed or cut off may hold the
+	// lease on a user. Making a record takes the lease, so a log-in of a user who
+	// had none is written back that much later.
+	leaseTime = 15 * time.Second
 
 	// straggling is how long a write whose caller was told an error may stay on
 	// the way: in a connection that stands still, or in a queue.
@@ -35,6 +41,7 @@ const (
 	lostHolder   = "refresh token spent by a bot that was killed before it could store the successor"
 	queuedKilled = "log-in queued in a bot that was killed while it did not reach Redis"
 	notYetBack   = "log-in of a bot that did not reach Redis, not written back yet"
+	lateBack     = "log-in of a bot that did not reach Redis, written back late: another process had died with the lease or held it"
 	ownQueued    = "told by a bot that did not reach Redis, and had itself logged the user out before somebody else logged in"
 	lateLogout   = "earlier log-out that had reported an error took effect late"
 )
@@ -185,8 +192,11 @@ func (l *ledger) judgeRefusal(h heard) verdict {
 		if killed != 0 && killed <= back {
 			return verdict{excused: queuedKilled}
 		}
-		if h.Start <= back {
+		switch {
+		case h.Start <= back:
 			return verdict{excused: notYetBack}
+		case h.Start <= back+int64(leaseTime) && l.hadNoRecord(deeds[:by]):
+			return verdict{excused: lateBack}
 		}
 	}
 	// A bot that does not reach Redis goes by its own log-out.
@@ -207,6 +217,17 @@ func (l *ledger) judgeRefusal(h heard) verdict {
 		}
 	}
 	return verdict{violation: true}
+}
+
+// hadNoRecord reports whether a user had no session in the store after what was
+// done, for all that is known.
+func (l *ledger) hadNoRecord(deeds []deed) bool {
+	for _, d := range slices.Backward(deeds) {
+		if d.do != doSet && d.outcome != nothing {
+			return d.do == doLogout || d.outcome == unclear
+		}
+	}
+	return true
 }
 
 // judgeToken says whether a user without a link may have been given a token by

@@ -68,6 +68,16 @@ func TestALossIsToldFromWhatHadToBe(t *testing.T) {
 		{"linked, during a log-out", true, func(s story) { s.did(doLogout, 100, done) }, fine},
 		{"bot of the log-in still cut off", false, func(s story) { s.broke(0, 0, 99); s.did(doLogin, 1, done) }, verdict{excused: notYetBack}},
 		{"bot of the log-in back for long", false, func(s story) { s.broke(0, 0, 50); s.did(doLogin, 1, done) }, lost},
+		{"bot of the log-in back for less than a lease, over an older session", false, func(s story) {
+			s.broke(0, 60, 90)
+			s.did(doLogin, 1, done)
+			s.did(doLogin, 61, done)
+		}, lost},
+		{"bot of the log-in back for less than a lease, after a log-out", false, func(s story) {
+			s.broke(0, 60, 90)
+			s.did(doLogout, 1, done)
+			s.did(doLogin, 61, done)
+		}, verdict{excused: lateBack}},
 		{"bot of the log-in killed while cut off", false, func(s story) {
 			s.broke(0, 0, 50)
 			s.did(doLogin, 1, done)

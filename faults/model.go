@@ -13,6 +13,7 @@ import (
 // state is what there is to know about a user.
 type state struct {
 	In      bool
+	Linked  bool
 	SID     string // of the log-in; of the link
 	Account int    // of those that the user has
 	Data    [keys]int
@@ -33,10 +34,13 @@ type event struct {
 	Ended   []string // log-ins that the auth server has ended, for a fault of ours
 }
 
-// What can be done, beside doLogin, doLogout and doSet.
+// What can be done, beside doLogin, doLogout and doSet. Logging out and removing
+// the link is two events of one time.
 const (
-	doToken = "token" // Token and Refresh
-	doGet   = "get"
+	doToken  = "token" // Token and Refresh
+	doGet    = "get"
+	doLink   = "link"
+	doUnlink = "unlink"
 )
 
 // sessions is how a user's session behaves for somebody who is told everything
@@ -49,25 +53,32 @@ var sessions = porcupine.Model{
 	},
 	DescribeOperation: func(in, _ any) string { return in.(event).String() },
 	DescribeState: func(s any) string {
+		text := "logged out"
 		if s := s.(state); s.In {
-			return fmt.Sprintf("%s of account %d, data %v", s.SID, s.Account, s.Data)
+			text = fmt.Sprintf("%s of account %d, data %v", s.SID, s.Account, s.Data)
 		}
-		return "logged out"
+		if s.(state).Linked {
+			text += ", linked"
+		}
+		return text
 	},
 }
 
 func (e event) step(s state) (bool, state) {
 	if e.Refused {
 		// A session that the auth server ended goes when somebody finds out.
-		return !s.In || slices.Contains(e.Ended, s.SID), state{}
+		return !s.In || slices.Contains(e.Ended, s.SID), state{Linked: s.Linked}
 	}
 	switch e.Do {
 	case doLogin:
 		return true, s.begin(e.SID, e.Account)
 	case doLogout:
-		return true, state{}
+		return true, state{Linked: s.Linked}
+	case doLink, doUnlink:
+		s.Linked = e.Do == doLink
+		return true, s
 	case doToken:
-		if e.LinkSID != "" && (e.Unclear || e.SID == e.LinkSID) {
+		if s.Linked && (e.Unclear || e.SID == e.LinkSID) {
 			return true, s.begin(e.LinkSID, 0) // the link replaces any token, and makes a session of none
 		}
 		return e.Unclear || s.In && s.SID == e.SID && s.Account == e.Account, s
@@ -85,7 +96,7 @@ func (e event) step(s state) (bool, state) {
 
 // begin is s after a token of an account: data stay with the account.
 func (s state) begin(sid string, account int) state {
-	next := state{In: true, SID: sid, Account: account}
+	next := state{In: true, Linked: s.Linked, SID: sid, Account: account}
 	if s.In && s.Account == account {
 		next.Data = s.Data
 	}

@@ -30,7 +30,11 @@ func linked(e event) event {
 	return e
 }
 
-var logOut = event{Do: doLogout}
+var (
+	logOut = event{Do: doLogout}
+	link   = event{Do: doLink}
+	unlink = event{Do: doUnlink}
+)
 
 func TestCheckerTellsGoodHistoriesFromBad(t *testing.T) {
 	ended := refused(doToken)
@@ -82,11 +86,17 @@ func TestCheckerTellsGoodHistoriesFromBad(t *testing.T) {
 		{"data write that failed, and is seen", true, []porcupine.Operation{
 			op(0, 1, logIn("a", 0)), op(2, never, perhaps(set(0, 7))), op(4, 5, get(0, 0)), op(6, 7, get(0, 7))}},
 		{"linked user after a log-out", true, []porcupine.Operation{
-			op(0, 1, logIn("a", 0)), op(2, 3, logOut), op(4, 5, linked(token("link", 0)))}},
+			op(0, 0, link), op(1, 1, logIn("a", 0)), op(2, 3, logOut), op(4, 5, linked(token("link", 0)))}},
+		{"linked user after a log-out and the end of the link", false, []porcupine.Operation{
+			op(0, 0, link), op(1, 2, linked(token("link", 0))), op(3, 4, unlink), op(3, 4, logOut), op(5, 6, linked(token("link", 0)))}},
+		{"link that ends before the session does", true, []porcupine.Operation{
+			op(0, 0, link), op(1, 2, linked(token("link", 0))), op(3, 9, unlink), op(3, 9, logOut), op(4, 5, linked(token("link", 0)))}},
 		{"linked user's token of a log-in that the link replaced", false, []porcupine.Operation{
-			op(0, 1, logIn("a", 0)), op(2, 3, linked(token("link", 0))), op(4, 5, linked(token("a", 0)))}},
+			op(0, 0, link), op(0, 1, logIn("a", 0)), op(2, 3, linked(token("link", 0))), op(4, 5, linked(token("a", 0)))}},
 		{"linked user's session by a call that failed", true, []porcupine.Operation{
-			op(0, never, linked(perhaps(event{Do: doToken}))), op(2, 3, set(0, 7)), op(4, 5, get(0, 7))}},
+			op(0, 0, link), op(1, never, linked(perhaps(event{Do: doToken}))), op(2, 3, set(0, 7)), op(4, 5, get(0, 7))}},
+		{"session by a call that failed, of a user without a link", false, []porcupine.Operation{
+			op(1, never, linked(perhaps(event{Do: doToken}))), op(2, 3, set(0, 7)), op(4, 5, get(0, 7))}},
 		{"data without a session", false, []porcupine.Operation{
 			op(0, 1, set(0, 7))}},
 	} {
