@@ -46,7 +46,7 @@ func TestNothingIsLostOrMixedUpWhileEverythingBreaks(t *testing.T) {
 }
 
 func TestHistoriesOfOneUserCanBeExplained(t *testing.T) {
-	r, err := runLinear(t, linearConfig{For: 10 * time.Second, Seed: testSeed(), Dir: os.TempDir(), Lanes: 2})
+	r, err := runLinear(t, linearConfig{For: 6 * time.Second, Seed: testSeed(), Dir: os.TempDir(), Lanes: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
