@@ -218,7 +218,7 @@ func TestSlowRedisIsNotAnOutage(t *testing.T) {
 		stats, err := svc.Stats(ctx)
 		require.NoError(t, err)
 		require.Equal(t, 2, stats.Total)
-		require.Zero(t, stats.StoreErrors, name)
+		require.Zero(t, stats.StoreErrors, "%s: %s", name, w.log)
 		require.Zero(t, stats.SessionsEnded)
 	}
 	require.NotContains(t, w.log.String(), "store does not answer")

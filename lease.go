@@ -96,7 +96,7 @@ func (s *Service) giveBack(ctx context.Context, userID, owner, note string) {
 	if s.locker == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	keep := failureFor + time.Duration(mathrand.Int64N(int64(failureFor)/2))
 	started := time.Now()

@@ -128,14 +128,19 @@ func (s *Service) settle(ctx context.Context, userID string) error {
 		select {
 		case waiting.turn <- struct{}{}:
 		case <-ctx.Done():
-			return ctx.Err()
+			if gaveUp(ctx) {
+				return ctx.Err()
+			}
+			return storeError("write back", context.Cause(ctx))
 		}
 		err := s.writeBack(ctx, waiting)
 		<-waiting.turn
-		if err != nil && ctx.Err() == nil && !errors.Is(err, ErrStoreUnavailable) {
-			err = storeError("write back", err)
-		}
-		if err != nil {
+		switch {
+		case err != nil && gaveUp(ctx):
+			return ctx.Err()
+		case err != nil && !errors.Is(err, ErrStoreUnavailable):
+			return storeError("write back", err)
+		case err != nil:
 			return err
 		}
 	}
@@ -354,65 +359,4 @@ func (s *Service) tombstone(ctx context.Context, userID string) (time.Time, erro
 	started := time.Now()
 	at, err := tombs.Tombstone(ctx, userID)
 	return at, s.storeAnswered(ctx, "tombstone", started, err)
-}
-
-// reconcile returns what to store of a login or refresh that waited, in the
-// place of what is stored now (nil: nothing), when the user was last logged out
-// at the given time. It returns nil when something newer has overtaken it.
-func (p *queuedWrite) reconcile(stored *login, loggedOut time.Time) *login {
-	// A session that is stored has not been logged out, whenever that was.
-	stays := stored != nil && stored.began().Equal(p.since)
-	if !stays && !loggedOut.IsZero() && !loggedOut.Before(p.since) {
-		return nil
-	}
-	if p.began {
-		switch {
-		case stays && stored.sameAccount(p.login):
-			return p.successorOf(stored)
-		case stored == nil || p.clean:
-			if stored != nil && stored.began().After(p.since) {
-				return nil
-			}
-			next := *p.login
-			if p.clean || !loggedOut.IsZero() {
-				next.data = "" // it went with the log-out
-			}
-			return &next
-		case stored.began().After(p.since):
-			return nil
-		}
-		next, _ := stored.succeed(p.login)
-		return next
-	}
-
-	// A refresh is of use to the session that it is of.
-	switch {
-	case stored == nil && p.spent:
-		return p.login // the store lost it, and there is no other way back
-	case stored == nil, !stored.sameAccount(p.login), stored.began().After(p.since):
-		return nil
-	}
-	next, _ := stored.succeed(p.login)
-	unspent := !p.spent || !stored.refresh.empty() && !stored.refresh.equal(p.base.refresh)
-	if unspent {
-		next.refresh = stored.refresh
-	}
-	if !stored.token.raw.equal(p.base.token.raw) && stored.token.outlives(p.login.token) {
-		if unspent {
-			return nil
-		}
-		next.token = stored.token
-	}
-	return next
-}
-
-// successorOf is for a login that was stored all the same, though its answer was
-// lost. Others may have spent its refresh token since: theirs is the one to keep.
-func (p *queuedWrite) successorOf(stored *login) *login {
-	if !p.login.token.outlives(stored.token) {
-		return nil
-	}
-	next := *stored
-	next.token = p.login.token
-	return &next
 }

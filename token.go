@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/bits"
 	mathrand "math/rand/v2"
@@ -115,16 +116,18 @@ func (s *Service) known(ctx context.Context, userID string) (*login, error) {
 	read := ctx
 	if e.login.token.state(time.Now(), 0) != dead {
 		var cancel context.CancelFunc
-		read, cancel = context.WithTimeoutCause(ctx, knownWait, errTimeout)
+		read, cancel = context.WithTimeout(ctx, knownWait) // no failure of the store, which may be slow
 		defer cancel()
 	}
 	snap, err := s.readStore(read, userID)
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case err != nil:
+	case errors.Is(err, ErrStoreUnavailable), read.Err() != nil:
 		s.unread.store(userID, time.Now())
 		return e.login, nil
+	case err != nil:
+		return nil, err
 	}
 	s.unread.remove(userID)
 	return snap.login, nil
