@@ -115,17 +115,17 @@ func (s *Service) giveBackLater(userID, owner string) {
 	go func() {
 		defer s.life.end()
 		for s.lateReleases.remain() && pause(s.ctx, pollLast) {
-			s.releaseLate()
+			s.releaseLate(s.ctx)
 		}
 	}()
 }
 
 // releaseLate releases leases until the store fails, and forgets those that have
 // run out by themselves.
-func (s *Service) releaseLate() {
+func (s *Service) releaseLate(ctx context.Context) {
 	defer func() { _ = recover() }() // of a panic in a caller's store: they run out
 	for owner, late := range s.lateReleases.all() {
-		if time.Now().Before(late.until) && s.locker.Release(s.ctx, late.userID, owner, "", 0) != nil {
+		if time.Now().Before(late.until) && s.locker.Release(ctx, late.userID, owner, "", 0) != nil {
 			return
 		}
 		s.lateReleases.done(owner)

@@ -64,6 +64,7 @@ const (
 
 	// closeTimeout bounds how long Close waits for calls that do not end.
 	closeTimeout = 5 * time.Second
+	lastReleases = 500 * time.Millisecond
 )
 
 // Service hands out the tokens of many users. Make one with [New] and share
@@ -194,6 +195,10 @@ func (s *Service) Close() error {
 	if !s.life.wait(closeTimeout) {
 		errs = append(errs, fmt.Errorf("session: Close: calls still running after %s", closeTimeout))
 	}
+	// Others, and what waits, need not wait for leases that are left over.
+	ctx, cancel := context.WithTimeout(context.Background(), lastReleases)
+	s.releaseLate(ctx)
+	cancel()
 	if left := s.queue.close(time.Until(limit)); left > 0 {
 		errs = append(errs, fmt.Errorf("%w: Close: %d logins, log-outs and refreshes were not stored", ErrStoreUnavailable, left))
 	}
