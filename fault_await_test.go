@@ -3,6 +3,7 @@ package session_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"net/http"
 	"sync/atomic"
@@ -353,4 +354,44 @@ func TestCloseWhileManyWaitForATurn(t *testing.T) {
 		}
 		require.Zero(t, time.Since(began))
 	})
+}
+
+// Whichever reaches the store last is what counts, in every process.
+func TestLoginRacingALogout(t *testing.T) {
+	for name, c := range map[string]struct {
+		method        string
+		first, second func(ctx context.Context, svc *session.Service) error
+		in            bool
+	}{
+		"log-out while a login is about to be stored": {"Swap", callLogin, callLogout, true},
+		"login while a log-out is about to be stored": {"Delete", callLogout, callLogin, false},
+	} {
+		for _, hadSession := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/had a session: %t", name, hadSession), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					store := newStalling()
+					w := newWorld(t, store)
+					far := *w
+					far.store = store.MemoryStore
+					other := far.service()
+					if hadSession {
+						w.login(w.svc)
+					}
+					store.stall(c.method)
+					first := make(chan error, 1)
+					go func() { first <- c.first(t.Context(), w.svc) }()
+					synctest.Wait()
+					require.Empty(t, first, "it is about to be stored")
+					require.NoError(t, c.second(t.Context(), other))
+					close(store.letGo)
+					require.NoError(t, <-first)
+					for _, svc := range []*session.Service{w.svc, other} {
+						in, err := svc.LoggedIn(t.Context(), alice)
+						require.NoError(t, err)
+						require.Equal(t, c.in, in)
+					}
+				})
+			})
+		}
+	}
 }
