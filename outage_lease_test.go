@@ -22,7 +22,15 @@ import (
 // does that comes back.
 type halfway struct {
 	*link
-	dropping atomic.Bool
+	dropping atomic.Bool // leases and what is written under them
+	tombless atomic.Bool // tombstones cannot be read
+}
+
+func (h *halfway) Tombstone(ctx context.Context, userID string) (time.Time, error) {
+	if h.tombless.Load() {
+		return time.Time{}, errAway
+	}
+	return h.link.Tombstone(ctx, userID)
 }
 
 func (h *halfway) Acquire(ctx context.Context, userID, owner string, ttl time.Duration) (session.Lease, session.Record, error) {
@@ -63,7 +71,12 @@ func halfwayThere(t *testing.T, flow func(t *testing.T, w *world, h *halfway, ot
 // The store still holds the refresh token that was spent: whoever is given the
 // lease now spends it again, and is told that the session is over.
 func TestLeaseStaysWithASuccessorThatWaits(t *testing.T) {
+	leaseStays(t, func(*halfway) {}, func(h *halfway) { h.dropping.Store(false) })
+}
+
+func leaseStays(t *testing.T, meanwhile, atLast func(*halfway)) {
 	halfwayThere(t, func(t *testing.T, w *world, h *halfway, other *session.Service, token string) {
+		meanwhile(h)
 		var got string
 		done := make(chan error, 1)
 		go func() {
@@ -72,7 +85,7 @@ func TestLeaseStaysWithASuccessorThatWaits(t *testing.T) {
 			done <- err
 		}()
 		time.Sleep(2 * time.Second)
-		h.dropping.Store(false)
+		atLast(h)
 		require.NoError(t, <-done)
 		require.Equal(t, token, got)
 		require.Equal(t, 1, w.auth.Calls(sessiontest.Refresh))
@@ -179,48 +192,11 @@ func TestLostAnswersDoNotKeepALoginThatWaitsFromBeingStored(t *testing.T) {
 	})
 }
 
-// tombless is a link over which tombstones cannot be read for a while.
-type tombless struct {
-	*halfway
-	failing atomic.Bool
-}
-
-func (l *tombless) Tombstone(ctx context.Context, userID string) (time.Time, error) {
-	if l.failing.Load() {
-		return time.Time{}, errors.New("connection reset")
-	}
-	return l.halfway.Tombstone(ctx, userID)
-}
-
 func TestLeaseStaysWithASuccessorWhoseStoringBrokeOff(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := &tombless{halfway: &halfway{link: newLink(t)}}
-		w := newWorld(t, l)
-		far := *w
-		far.store = l.another()
-		other := far.service()
-		w.login(w.svc)
-		mustToken(t, w.svc, alice)
-		mustToken(t, other, alice)
-		time.Sleep(15 * time.Minute)
-		w.auth.ResetCalls()
-		w.auth.Inject(sessiontest.Refresh, 1, first(func() { l.dropping.Store(true) }))
-		token := mustToken(t, w.svc, alice)
-		l.failing.Store(true)
-		l.dropping.Store(false)
-		var got string
-		done := make(chan error, 1)
-		go func() {
-			var err error
-			got, err = other.Token(t.Context(), alice)
-			done <- err
-		}()
-		time.Sleep(2 * time.Second)
-		l.failing.Store(false)
-		require.NoError(t, <-done)
-		require.Equal(t, token, got)
-		require.Equal(t, 1, w.auth.Calls(sessiontest.Refresh))
-	})
+	leaseStays(t, func(h *halfway) {
+		h.tombless.Store(true)
+		h.dropping.Store(false)
+	}, func(h *halfway) { h.tombless.Store(false) })
 }
 
 // watched is a link over which something happens at a point of a write-back or a
