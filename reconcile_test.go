@@ -73,6 +73,28 @@ func TestReconcileWithWhatTheTypeScriptServiceWrote(t *testing.T) {
 	}
 }
 
+func TestRefreshDoesNotMakeASessionYounger(t *testing.T) {
+	at := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	refresh := &login{userID: "@a:h", email: "a@h", expires: at.Add(time.Hour + defaultSessionTTL)}
+	for name, c := range map[string]struct {
+		since time.Time
+		email string
+		want  time.Time
+	}{
+		"of this package":        {at.Add(-time.Minute), "a@h", at.Add(-time.Minute)},
+		"of the other, by login": {time.Time{}, "a@h", at},
+		"of the other, by link":  {time.Time{}, "", unknownSince},
+	} {
+		t.Run(name, func(t *testing.T) {
+			old := &login{userID: "@a:h", email: c.email, since: c.since, expires: at.Add(defaultSessionTTL)}
+			old.token.subject, refresh.token.subject = "a", "a"
+			next, same := old.succeed(refresh)
+			require.True(t, same)
+			require.WithinDuration(t, c.want, next.began(), 0)
+		})
+	}
+}
+
 // The log-out was just before the session began, by a clock that runs ahead.
 func TestSessionThatIsStoredHasNotBeenLoggedOut(t *testing.T) {
 	at := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
