@@ -13,8 +13,9 @@ type Record struct {
 	UserID string
 	// Value holds opaque bytes; empty means that there is no record.
 	Value string
-	// Version is the store's own mark of this state of the record. A store
-	// that tells states apart by Value leaves it 0.
+	// Version is the store's own mark of this state of the record, or of this
+	// absence of one. A store that tells records apart by Value leaves it 0
+	// in those.
 	Version uint64
 	// Expires is when the record is to be dropped. A store whose engine keeps
 	// that time to itself may leave it zero in what it returns.
@@ -29,25 +30,33 @@ func (r Record) Exists() bool { return r.Value != "" }
 // other than [ErrNotFound] and [ErrConflict] mean that the store is
 // unavailable. Package storetest checks an implementation.
 //
+// An absence has a version, too, if the store can tell one absence from
+// another: each time a record is deleted a new absence begins. It is what keeps
+// a write that was held up on its way from creating a record again that was
+// deleted since. A store that cannot tell leaves it 0.
+//
 // A store that is shared between processes should implement [Locker], and
-// [Watcher] and [Tombstoner] if it can. Memory and Redis are both of the first
+// [Watcher] and [LogoutLog] if it can. Memory and Redis are both of the first
 // two; Redis, which can be away, is also the third.
 type Store interface {
-	// Get returns the user's record. A record past its expiry is not
-	// returned. It returns ErrNotFound when there is none.
+	// Get returns the user's record. A record past its expiry is no record.
+	// It returns ErrNotFound when there is none.
 	Get(ctx context.Context, userID string) (Record, error)
 
 	// Swap puts next in the place of old and returns next as a later Get
 	// would. It returns ErrConflict, and changes nothing, when what is stored
-	// is not old any more; an old that does not exist stands for "no record".
-	// next.UserID says whose record it is.
+	// is not old any more. An old that does not exist stands for "no record":
+	// for the absence with its Version, or for any absence if that is 0.
+	// A record past its expiry is no record. next.UserID says whose record it
+	// is; a zero next.Expires stands for a record that does not expire.
 	Swap(ctx context.Context, old, next Record) (Record, error)
 
-	// Delete removes old, or returns ErrConflict when what is stored is
-	// something else. With an old that does not exist it removes whatever is
-	// stored for old.UserID and breaks a lease on it (see Locker), so that
-	// nobody who is at work on the old state can bring it back. Removing
-	// nothing is not an error.
+	// Delete removes old, or returns ErrConflict when another record, or
+	// another absence, is in its place. With an old that does not exist and
+	// has a Version it ends that absence: nothing that names it can create a
+	// record from then on. With one that has none, it removes whatever is
+	// stored. Whenever it succeeds it also breaks the lease on the user (see
+	// Locker). Deleting a record where there is none any more is not an error.
 	Delete(ctx context.Context, old Record) error
 
 	// All walks over the records in no order, without blocking other callers.
@@ -64,8 +73,10 @@ type Store interface {
 // safe to spend.
 type Locker interface {
 	// Acquire tries to take the user's lease for owner for the time ttl and
-	// reads the record, in that order, in one round trip. It never waits.
-	// No record is not an error here: see Record.Exists.
+	// reads the record, in that order, in one round trip. An owner who has the
+	// lease keeps it, and it then lasts for ttl from now on. It never waits.
+	// No record is not an error here: see Record.Exists. The record of an
+	// absence carries the absence's Version.
 	Acquire(ctx context.Context, userID, owner string, ttl time.Duration) (Lease, Record, error)
 
 	// Release gives up owner's lease; a lease of anybody else stays as it is.
@@ -81,17 +92,21 @@ type Locker interface {
 	SwapLeased(ctx context.Context, owner string, old, next Record) (Record, error)
 }
 
-// Tombstoner is an optional capability of a [Store] that processes share: it
-// remembers log-outs. Without it, a login that a process could not store for
-// a while can undo a log-out that another process made since.
-type Tombstoner interface {
-	// Entomb notes that the user was logged out at the given time, unless a
-	// later time is noted already. Notes last for 7 days at least.
-	Entomb(ctx context.Context, userID string, loggedOut time.Time) error
+// LogoutLog is an optional capability of a [Store] that processes share and
+// that can be away: it remembers when users were logged out. Without it, a login
+// that a process could not store for a while can undo a logout that another
+// process made since.
+type LogoutLog interface {
+	// MarkLoggedOut is Delete, and in the same step notes that the user was
+	// logged out at the given time, unless a later time is noted already. The
+	// note lasts for keep at least. It takes no room that a full store would
+	// refuse.
+	MarkLoggedOut(ctx context.Context, old Record, at time.Time, keep time.Duration) error
 
-	// Tombstone returns when the user was last logged out, to the
-	// microsecond, or the zero time.
-	Tombstone(ctx context.Context, userID string) (time.Time, error)
+	// LoggedOutAt reads the user's record, and when the user was last logged
+	// out, to the microsecond, or the zero time; in one round trip. No record
+	// is not an error here; the record of an absence carries its Version.
+	LoggedOutAt(ctx context.Context, userID string) (Record, time.Time, error)
 }
 
 // Lease is the answer to [Locker.Acquire].
@@ -103,8 +118,9 @@ type Lease struct {
 // Watcher is an optional capability of a [Store]: change notices, which let
 // the Service serve hits from memory.
 type Watcher interface {
-	// Watch reports changes to feed until ctx ends or watching fails. The
-	// Service calls it again after an error.
+	// Watch reports changes to feed until ctx ends or watching fails. It calls
+	// Flush before it calls Trust for the first time. The Service calls it
+	// again after an error.
 	Watch(ctx context.Context, feed Feed) error
 }
 
@@ -125,4 +141,13 @@ type Feed interface {
 	// addition how long after being read a record may be believed: for feeds
 	// that do not see the writes of other software.
 	Trust(until time.Time, maxAge time.Duration)
+}
+
+// EndFeed is a [Feed] that a Watcher can tell the end of a session from other
+// changes. The Service's is one; a Watcher that cannot tell calls Changed.
+type EndFeed interface {
+	Feed
+
+	// Ended says that the user's record was deleted or marked as logged out.
+	Ended(userID string)
 }
