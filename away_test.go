@@ -127,28 +127,32 @@ func (l *link) Watch(ctx context.Context, feed session.Feed) error {
 	return errors.Join(err, context.Cause(ctx))
 }
 
-func (l *link) Entomb(_ context.Context, userID string, loggedOut time.Time) error {
+func (l *link) MarkLoggedOut(ctx context.Context, old session.Record, at time.Time, _ time.Duration) error {
 	return l.write(func() error {
+		if err := l.MemoryStore.Delete(ctx, old); err != nil {
+			return err
+		}
 		l.tombs.mu.Lock()
 		defer l.tombs.mu.Unlock()
-		if loggedOut.After(l.tombs.at[userID]) {
-			l.tombs.at[userID] = loggedOut
+		if at.After(l.tombs.at[old.UserID]) {
+			l.tombs.at[old.UserID] = at
 		}
 		return nil
 	})
 }
 
-func (l *link) Tombstone(_ context.Context, userID string) (time.Time, error) {
-	if l.away.Load() {
-		return time.Time{}, errAway
+func (l *link) LoggedOutAt(ctx context.Context, userID string) (session.Record, time.Time, error) {
+	rec, err := l.Get(ctx, userID)
+	if errors.Is(err, session.ErrNotFound) {
+		rec, err = session.Record{UserID: userID, Version: rec.Version}, nil
 	}
 	l.tombs.mu.Lock()
 	defer l.tombs.mu.Unlock()
-	return l.tombs.at[userID], nil
+	return rec, l.tombs.at[userID], err
 }
 
-// apart is a world of two processes, of which the first can lose the store.
-type apart struct {
+// twoProcesses is a world of two processes, of which the first can lose the store.
+type twoProcesses struct {
 	*world
 	link  *link
 	other *session.Service
@@ -156,10 +160,10 @@ type apart struct {
 
 // duringAnOutage runs a flow in a bubble, with alice logged in and known to
 // both processes.
-func duringAnOutage(t *testing.T, flow func(t *testing.T, a *apart)) {
+func duringAnOutage(t *testing.T, flow func(t *testing.T, a *twoProcesses)) {
 	synctest.Test(t, func(t *testing.T) {
 		near := newLink(t)
-		a := &apart{world: newWorld(t, near), link: near}
+		a := &twoProcesses{world: newWorld(t, near), link: near}
 		far := *a.world
 		far.store = near.another()
 		a.other = far.service()
@@ -171,19 +175,19 @@ func duringAnOutage(t *testing.T, flow func(t *testing.T, a *apart)) {
 	})
 }
 
-func (a *apart) known() {
+func (a *twoProcesses) known() {
 	mustToken(a.t, a.svc, alice)
 	mustToken(a.t, a.other, alice)
 }
 
 // pass lets time go by, for clocks to tell events apart.
-func (a *apart) pass(d time.Duration) {
+func (a *twoProcesses) pass(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
 // back ends the outage and waits for the queue to be drained.
-func (a *apart) back() {
+func (a *twoProcesses) back() {
 	a.t.Helper()
 	require.NotZero(a.t, a.svc.Health(a.t.Context()).Queued)
 	a.link.restore()
@@ -192,13 +196,13 @@ func (a *apart) back() {
 	a.pass(5 * time.Second) // until the watch is back
 }
 
-func (a *apart) loggedOut(svc *session.Service) {
+func (a *twoProcesses) loggedOut(svc *session.Service) {
 	a.t.Helper()
 	_, err := svc.Token(a.t.Context(), alice)
 	require.ErrorIs(a.t, err, session.ErrNotLoggedIn)
 }
 
-func (a *apart) theme(svc *session.Service) string {
+func (a *twoProcesses) theme(svc *session.Service) string {
 	a.t.Helper()
 	theme, _, err := session.DataAs[string](a.t.Context(), svc, alice, "theme")
 	require.NoError(a.t, err)
@@ -214,7 +218,7 @@ func first(do func()) sessiontest.Fault {
 }
 
 // drop loses the record, as an eviction does.
-func (a *apart) drop(userID string) {
+func (a *twoProcesses) drop(userID string) {
 	a.t.Helper()
 	rec, err := a.link.MemoryStore.Get(a.t.Context(), userID)
 	require.NoError(a.t, err)

@@ -6,72 +6,113 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
+	"maps"
+	"slices"
 	"unicode/utf8"
 
-	"github.com/sethvargo/go-retry"
 	"github.com/tidwall/gjson"
 )
 
-// A data write that meets another writer tries again after up to this long.
-const conflictJitter = 5 * time.Millisecond
-
 // SetData stores value as JSON under key in the user's session. It is atomic:
-// writers of other keys, in any process, and refreshes lose nothing. The
-// session's life stays as it is. All data of a user share the 1 MiB of their
-// record.
+// writers of other keys, in any process, and refreshes lose nothing. To change
+// what is stored, use [Service.UpdateData]: between Data and SetData another
+// writer of the same key would be lost. All data of a user share the 1 MiB of
+// their record, and go with a logout.
 //
-// It returns [ErrNotLoggedIn] without a session (a link alone is not one),
-// [ErrStoreUnavailable] if the store fails, when nothing is kept for later, and an
-// error of encoding/json for a value that has no JSON form.
+// A linked user without a session gets one, as with [Service.Session], and so
+// SetData can return the errors of [Service.Token]. It returns [ErrTooLarge] for
+// a value that does not fit, [ErrStoreUnavailable] if the store fails, when
+// nothing is kept for later, and an error of encoding/json for a value that has
+// no JSON form. Safe for concurrent use.
 func (s *Service) SetData(ctx context.Context, userID, key string, value any) error {
 	encoded, err := json.Marshal(value)
 	if err != nil {
 		return fmt.Errorf("session: data %q: %w", key, err)
 	}
-	return s.editData(ctx, userID, key, func(data map[string]json.RawMessage) bool {
+	return s.editData(ctx, userID, key, func(data map[string]json.RawMessage) (bool, error) {
 		data[key] = encoded
-		return true
+		return true, nil
+	})
+}
+
+// UpdateData stores under key what change makes of the value that is stored
+// there, which is nil if there is none. It is atomic: if another writer comes
+// between, change is called again, with the newer value. change must not call
+// the Service for the same user, and has to return soon; its error is returned
+// and nothing is stored. Otherwise it is as [Service.SetData].
+func (s *Service) UpdateData(ctx context.Context, userID, key string, change func(old json.RawMessage) (any, error)) error {
+	return s.editData(ctx, userID, key, func(data map[string]json.RawMessage) (bool, error) {
+		value, err := change(data[key])
+		if err != nil {
+			return false, err
+		}
+		encoded, err := json.Marshal(value)
+		if err != nil {
+			return false, fmt.Errorf("session: data %q: %w", key, err)
+		}
+		data[key] = encoded
+		return true, nil
+	})
+}
+
+// UpdateDataAs is [Service.UpdateData] with the value as a T, which is the zero
+// value if there is none. A stored value that is no T is an error.
+func UpdateDataAs[T any](ctx context.Context, s *Service, userID, key string, change func(old T) (T, error)) error {
+	return s.UpdateData(ctx, userID, key, func(old json.RawMessage) (any, error) {
+		var value T
+		if old != nil {
+			if err := decodeData(key, old, &value); err != nil {
+				return nil, err
+			}
+		}
+		return change(value)
 	})
 }
 
 // DeleteData removes key from the user's session; a key that is not there is
 // no error. Otherwise it is as SetData.
 func (s *Service) DeleteData(ctx context.Context, userID, key string) error {
-	return s.editData(ctx, userID, key, func(data map[string]json.RawMessage) bool {
+	return s.editData(ctx, userID, key, func(data map[string]json.RawMessage) (bool, error) {
 		_, found := data[key]
 		delete(data, key)
-		return found
+		return found, nil
 	})
 }
 
 // Data decodes what is stored under key into dst, as [json.Unmarshal] does,
 // except that a number in an interface becomes a [json.Number], so that large
 // integers keep their digits. It returns false, and leaves dst alone, when
-// there is no such key; 0, false, "" and null are values. Errors are
-// [ErrNotLoggedIn], [ErrStoreUnavailable] and those of encoding/json.
+// there is no such key; 0, false, "" and null are values. Errors are those of
+// [Service.Session] and of encoding/json.
 func (s *Service) Data(ctx context.Context, userID, key string, dst any) (bool, error) {
-	if err := s.enter(ctx, userID); err != nil {
-		return false, err
-	}
-	defer s.life.end()
-	l, err := s.known(ctx, userID)
+	l, err := s.session(ctx, userID)
 	if err != nil {
 		return false, err
-	}
-	if l == nil {
-		return false, ErrNotLoggedIn
 	}
 	value := l.dataMap()[key]
 	if value == nil {
 		return false, nil
 	}
+	return true, decodeData(key, value, dst)
+}
+
+// DataKeys returns the keys of the user's data, sorted. Errors are those of
+// [Service.Session].
+func (s *Service) DataKeys(ctx context.Context, userID string) ([]string, error) {
+	l, err := s.session(ctx, userID)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Sorted(maps.Keys(l.dataMap())), nil
+}
+
+func decodeData(key string, value json.RawMessage, dst any) error {
 	decoder := json.NewDecoder(bytes.NewReader(value))
 	decoder.UseNumber()
 	if err := decoder.Decode(dst); err != nil {
-		return false, fmt.Errorf("session: data %q: %w", key, err)
+		return fmt.Errorf("session: data %q: %w", key, err)
 	}
-	return true, nil
+	return nil
 }
 
 // DataAs is [Service.Data] that returns the value as a T.
@@ -81,9 +122,9 @@ func DataAs[T any](ctx context.Context, s *Service, userID, key string) (T, bool
 	return value, found, err
 }
 
-// editData compares-and-swaps until edit has been applied to what is stored.
-// edit returns false when there is nothing to write.
-func (s *Service) editData(ctx context.Context, userID, key string, edit func(map[string]json.RawMessage) bool) error {
+// editData edits the data of the user's session. edit returns false when there
+// is nothing to write.
+func (s *Service) editData(ctx context.Context, userID, key string, edit func(map[string]json.RawMessage) (bool, error)) error {
 	if !utf8.ValidString(key) { // which JSON would store under another name
 		return fmt.Errorf("session: data: key %q is not valid UTF-8", key)
 	}
@@ -91,44 +132,65 @@ func (s *Service) editData(ctx context.Context, userID, key string, edit func(ma
 		return err
 	}
 	defer s.life.end()
-	backoff := retry.WithFullJitter(retry.BackoffFunc(func() (time.Duration, bool) { return conflictJitter, false }))
-	if err := s.settle(ctx, userID); err != nil {
+	change := func(next *login) (bool, error) {
+		data := next.dataMap()
+		if changed, err := edit(data); err != nil || !changed {
+			return false, err
+		}
+		encoded, err := json.Marshal(data)
+		if err != nil {
+			return false, fmt.Errorf("session: data: %w", err)
+		}
+		grows := len(encoded) > len(next.data)
+		next.data = string(encoded)
+		if size := next.size(); grows && size > maxDataRecord {
+			return false, fmt.Errorf("%w: a record of %d bytes, at most %d are allowed", ErrTooLarge, size, maxDataRecord)
+		}
+		return true, nil
+	}
+	err := s.edit(ctx, userID, change)
+	if errors.Is(err, errNoSession) { // a link can make one
+		if _, err = s.usable(ctx, userID); err == nil {
+			err = s.edit(ctx, userID, change)
+		}
+	}
+	return err
+}
+
+// errNoSession is what edit returns when there is nothing to edit.
+var errNoSession = fmt.Errorf("%w: no session", ErrNotLoggedIn)
+
+// edit compares-and-swaps until change has been applied to what is stored.
+// change returns false when there is nothing to write.
+func (s *Service) edit(ctx context.Context, userID string, change func(next *login) (bool, error)) error {
+	brief, cancel := s.records.brief(ctx)
+	defer cancel()
+	if err := s.outbox.flush(brief, userID); err != nil {
 		return err
 	}
-	return retry.Do(ctx, backoff, func(ctx context.Context) error {
-		base, err := s.readStore(ctx, userID)
+	for {
+		base, err := s.records.read(brief, userID)
 		if err != nil {
 			return err
 		}
 		if base.login == nil {
-			return ErrNotLoggedIn
-		}
-		data := base.login.dataMap()
-		if !edit(data) {
-			return nil
+			return errNoSession
 		}
 		next := *base.login
+		if changed, err := change(&next); err != nil || !changed {
+			return err
+		}
 		if next.expires.IsZero() { // the other service left it out
 			next.expires = s.sessionEnd()
 		}
-		encoded, err := json.Marshal(data)
-		if err != nil {
-			return fmt.Errorf("session: data: %w", err)
-		}
-		next.data = string(encoded)
-		value, err := s.codec.encode(&next)
-		if err != nil {
+		_, err = s.records.save(brief, "", base.stored, &next)
+		if !errors.Is(err, ErrConflict) {
 			return err
 		}
-		started := time.Now()
-		_, err = s.store.Swap(ctx, base.stored, Record{UserID: userID, Value: value, Expires: next.expires})
-		err = s.storeAnswered(ctx, "write", started, err)
-		s.wrote(userID, err)
-		if errors.Is(err, ErrConflict) {
-			return retry.RetryableError(err)
+		if !pauseUpTo(brief, conflictJitter) {
+			return ctx.Err()
 		}
-		return err
-	})
+	}
 }
 
 // dataMap returns the data key by key, for the caller to keep.

@@ -44,6 +44,9 @@ var (
 	// store is back; from Close, that something was never stored.
 	ErrStoreUnavailable = errors.New("session: store unavailable")
 
+	// ErrTooLarge means that data do not fit into the user's record.
+	ErrTooLarge = errors.New("session: too large")
+
 	// ErrInvalidUserID means that the Matrix user ID does not follow the
 	// Matrix grammar. Nothing was read, written or sent.
 	ErrInvalidUserID = errors.New("session: invalid Matrix user ID")

@@ -1,7 +1,7 @@
 package session
 
 // SetMaxQueued bounds how many writes wait for the store, before any does.
-func SetMaxQueued(s *Service, n int) { s.queue.max = n }
+func SetMaxQueued(s *Service, n int) { s.outbox.max = n }
 
 // Seal returns the value that WithEncryption(key) stores for a user's record.
 func Seal(key []byte, userID, plain string) string {

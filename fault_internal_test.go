@@ -53,14 +53,14 @@ func TestFloodOfUnlinkedUsersIsBoundedInMemory(t *testing.T) {
 	}
 	flooding.Wait()
 	grown := heap() - before
-	require.LessOrEqual(t, svc.unlinked.m.Size(), maxRemembered+workers)
+	require.LessOrEqual(t, svc.refresher.unlinked.m.Size(), maxRemembered+workers)
 	require.Zero(t, store.entries.Size(), "neither records nor leases stay")
 	require.Zero(t, svc.near.entries.m.Size())
 	require.Zero(t, svc.near.waiting.Load())
-	require.Zero(t, svc.backoffs.m.Size())
+	require.Zero(t, svc.refresher.attempts.users.m.Size())
 	require.Zero(t, svc.loginLimit.users.m.Size())
 	require.Less(t, grown, int64(48<<20))
-	t.Logf("heap after %d strangers: %.1f MiB more, %d remembered", flood, float64(grown)/(1<<20), svc.unlinked.m.Size())
+	t.Logf("heap after %d strangers: %.1f MiB more, %d remembered", flood, float64(grown)/(1<<20), svc.refresher.unlinked.m.Size())
 	runtime.KeepAlive(svc)
 }
 
@@ -71,16 +71,16 @@ func TestFloodOfUnlinkedUsersIsBoundedInMemory(t *testing.T) {
 // leases in memory, does not take part in a step.)
 func (s *Service) stepClock(d time.Duration) {
 	s.near.renew(func(t *trust) { t.given -= d.Nanoseconds() })
-	s.lastEvent.Add(-d.Microseconds())
-	for _, p := range s.queue.all() {
-		p.turn <- struct{}{} // nobody else looks at it
+	s.clock.last.Add(-d.Microseconds())
+	for _, p := range s.outbox.all() {
+		p.event.user.turn <- struct{}{} // nobody else looks at it
 		p.since = p.since.Add(-d)
 		if p.login != nil {
 			l := *p.login
 			l.since = l.since.Add(-d)
 			p.login = &l
 		}
-		<-p.turn
+		<-p.event.user.turn
 	}
 	for userID, e := range s.near.entries.m.All() {
 		moved, l := *e, *e.login
@@ -149,7 +149,7 @@ func TestClockThatIsStepped(t *testing.T) {
 			// The token is an hour older or younger than it was, and so is the
 			// server's clock from here.
 			auth.SetClockSkew(-step)
-			stepRecord(t, svc.store, alice, step, auth.MintToken(email, time.Now().Add(15*time.Minute-step)))
+			stepRecord(t, svc.records.store, alice, step, auth.MintToken(email, time.Now().Add(15*time.Minute-step)))
 			auth.ResetCalls()
 			for range 100 {
 				_, err := svc.Token(t.Context(), alice)
@@ -163,7 +163,7 @@ func TestClockThatIsStepped(t *testing.T) {
 			// The clock is put right.
 			svc.stepClock(-step)
 			auth.SetClockSkew(0)
-			stepRecord(t, svc.store, alice, -step, auth.MintToken(email, time.Now().Add(15*time.Minute)))
+			stepRecord(t, svc.records.store, alice, -step, auth.MintToken(email, time.Now().Add(15*time.Minute)))
 			auth.ResetCalls()
 			require.Eventually(t, hit, 10*time.Second, time.Millisecond, "the next heartbeat renews the trust")
 			require.LessOrEqual(t, auth.Calls(sessiontest.Any), 1)

@@ -38,7 +38,7 @@ func FuzzToken(f *testing.F) {
 		}
 		// The hot path must not judge more kindly.
 		l := login{token: tok}
-		if now.Unix() < l.freshUntil(5*time.Minute) && tok.state(now, 5*time.Minute) != fresh {
+		if now.Unix() < l.freshUntil(5*time.Minute, defaultSessionTTL) && tok.state(now, 5*time.Minute) != fresh {
 			t.Fatal("the near cache would hand out what Token would not")
 		}
 	})
@@ -60,7 +60,7 @@ func FuzzRecord(f *testing.F) {
 			return
 		}
 		l.live(time.Now())
-		l.freshUntil(time.Minute)
+		l.freshUntil(time.Minute, defaultSessionTTL)
 		l.dataMap()
 		l.expires = time.Unix(1_700_000_000, 0)
 		encoded, err := l.plainText()

@@ -13,9 +13,6 @@ const (
 	maxPassword = 1024
 )
 
-// linkTimeout is how long a login may be held up by making the link.
-const linkTimeout = 3 * time.Second
-
 // Login exchanges e-mail and password for a session, which replaces the user's
 // present one. A login of the same account keeps the session's data; one of
 // another account starts clean. With the SSO-Link enabled it also tries to
@@ -49,36 +46,28 @@ func (s *Service) Login(ctx context.Context, userID, email, password string) (*S
 		s.count.loginFailures.Add(1)
 		return nil, err
 	}
+	e := s.order.begin(userID, true)
 	g, err := s.auth.login(ctx, email, password)
 	if err != nil {
+		e.end()
 		s.count.loginFailures.Add(1)
 		return nil, err
 	}
 	// From here on the login has happened: a caller who gives up must not
 	// lose it.
 	var installed *login
-	next := s.granted(userID, g)
-	err = s.detached(ctx, authTimeout, func(ctx context.Context) (err error) {
-		if err := s.verify.granted(ctx, g.token); err != nil {
+	err = s.detached(ctx, e, authTimeout, func(ctx context.Context) (err error) {
+		if err := s.records.verify.granted(ctx, g.token); err != nil {
 			s.count.loginFailures.Add(1)
 			return err
 		}
-		installed, err = s.install(ctx, next)
-		if errors.Is(err, ErrStoreUnavailable) {
-			installed, err = s.installLater(next, err)
-		}
-		if err != nil {
+		if installed, err = s.install(ctx, e, s.granted(userID, g)); err != nil {
 			return err
 		}
 		s.count.logins.Add(1)
-		if s.linkEnabled && linkable(userID) {
-			ctx, cancel := context.WithTimeoutCause(ctx, linkTimeout, errTimeout)
-			defer cancel()
-			if err := s.auth.createLink(ctx, userID, installed.email, g.token); err != nil {
-				s.logger.Debug("session: no link made at login", "user", userID, "error", err)
-			}
-		}
-		return nil
+		s.makeLink(ctx, e, installed, g.token)
+		installed, err = s.stillInstalled(ctx, e, installed)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -87,73 +76,136 @@ func (s *Service) Login(ctx context.Context, userID, email, password string) (*S
 }
 
 // detached runs what has to be done although the caller gives up, within a
-// limit; Close waits for it. The caller waits under their own context.
-func (s *Service) detached(ctx context.Context, limit time.Duration, do func(context.Context) error) error {
+// limit; Close waits for it. The caller waits under their own context. It ends
+// the event.
+func (s *Service) detached(ctx context.Context, e *event, limit time.Duration, do func(context.Context) error) error {
 	if err := s.life.begin(); err != nil {
+		e.end()
 		return err
 	}
 	done := make(chan error, 1)
 	go func() {
 		defer s.life.end()
-		defer func() {
-			if p := recover(); p != nil {
-				done <- fmt.Errorf("%w: panic in the store or the HTTP transport: %T", ErrStoreUnavailable, p)
-			}
-		}()
+		defer e.end()
 		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), limit, errTimeout)
 		defer cancel()
-		done <- do(ctx)
+		defer context.AfterFunc(s.life.late, cancel)()
+		done <- apart(func() error { return do(ctx) })
 	}()
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
+		e.answer()
 		return ctx.Err()
 	}
 }
 
-// install makes next the user's session, whatever is stored. A log-out or an
-// older login that waits for the store is overtaken.
-func (s *Service) install(ctx context.Context, next *login) (*login, error) {
+// install makes next the user's session, whatever is stored: in the store, or
+// while that is away in this process until it is back.
+func (s *Service) install(ctx context.Context, e *event, next *login) (*login, error) {
+	writing, done, err := e.write(ctx)
+	if err != nil {
+		return nil, s.overtakenBy(err)
+	}
+	defer done()
+	s.forget(e.userID)
+	next.since = s.clock.now()
 	for {
-		next.since = s.eventTime()
-		base, err := s.readStore(ctx, next.userID)
-		if err != nil {
-			return nil, err
-		}
-		merged := next
-		if base.login != nil && !s.queue.of(next.userID).startsClean() {
-			var same bool
-			if merged, same = base.login.succeed(next); !same {
-				s.logger.Info("session: login as another account, starting a new session", "user", next.userID)
-			}
-		}
-		value, err := s.codec.encode(merged)
-		if err != nil {
-			return nil, err
-		}
-		started := time.Now()
-		_, err = s.store.Swap(ctx, base.stored, Record{UserID: next.userID, Value: value, Expires: merged.expires})
-		err = s.storeAnswered(ctx, "write", started, err)
-		s.wrote(next.userID, err)
+		brief, cancel := s.records.brief(writing)
+		installed, err := s.installOnce(brief, e, next)
+		cancel()
 		switch {
 		case err == nil:
-			s.queue.overtake(next.userID, next.since)
-			s.forget(next.userID)
-			return merged, nil
-		case !errors.Is(err, ErrConflict):
-			return nil, err
+			s.outbox.doneBefore(e)
+			s.forget(e.userID)
+			return installed, nil
+		case errors.Is(err, ErrConflict) && pauseUpTo(writing, conflictJitter):
+			continue
+		case errors.Is(err, ErrStoreUnavailable):
+			return s.installLater(e, next, err)
 		}
+		return nil, s.overtakenBy(err)
 	}
 }
 
-// forget drops what this process remembers of a user, after a login or log-out:
+// installOnce is one attempt: a read and a write.
+func (s *Service) installOnce(ctx context.Context, e *event, next *login) (*login, error) {
+	base, err := s.records.readLogout(ctx, e.userID)
+	if err != nil {
+		return nil, err
+	}
+	next.since = s.clock.after(next.since, base.login.sinceOrZero(), base.loggedOut)
+	merged, same := mergeLogin(base.login, next, s.outbox.of(e.userID).startsClean())
+	if !same {
+		s.logger.Info("session: login as another account, starting a new session", "user", e.userID)
+	}
+	return s.records.save(ctx, "", base.stored, merged)
+}
+
+// installLater is install for while the store is away.
+func (s *Service) installLater(e *event, next *login, cause error) (*login, error) {
+	merged := next
+	if base := s.refresher.lastKnown(e.userID); base != nil {
+		merged, _ = mergeLogin(base, next, false)
+	}
+	if !s.outbox.put(e, &pending{userID: e.userID, login: merged, since: merged.since, began: true}, nil) {
+		return nil, s.overtakenBy(cause)
+	}
+	s.outbox.start()
+	s.forget(e.userID)
+	return merged, nil
+}
+
+// overtakenBy makes errOvertaken what a login returns whose caller has mostly
+// given up.
+func (s *Service) overtakenBy(err error) error {
+	if errors.Is(err, errOvertaken) {
+		return fmt.Errorf("%w: %w", ErrNotLoggedIn, errOvertaken)
+	}
+	return err
+}
+
+// makeLink tries to link the Matrix user to the account.
+func (s *Service) makeLink(ctx context.Context, e *event, l *login, bearer string) {
+	if !s.makeLinks || !linkable(e.userID) {
+		return
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, linkTimeout, errTimeout)
+	defer cancel()
+	done, err := e.link(ctx)
+	if err == nil {
+		err = s.auth.createLink(ctx, e.userID, l.email, bearer)
+		done()
+	}
+	if err != nil {
+		s.logger.Debug("session: no link made at login", "user", e.userID, "error", err)
+	}
+}
+
+// stillInstalled returns the session that a login made, unless another login or
+// logout came while the link was made.
+func (s *Service) stillInstalled(ctx context.Context, e *event, l *login) (*login, error) {
+	if !e.superseded() {
+		return l, nil
+	}
+	now, err := s.known(ctx, e.userID)
+	if err != nil {
+		return nil, err
+	}
+	if now == nil || !now.sameAccount(l) {
+		return nil, fmt.Errorf("%w: %w", ErrNotLoggedIn, errOvertaken)
+	}
+	return now, nil
+}
+
+// forget drops what this process remembers of a user, after a login or logout:
 // who asks from now on does not join a flight that began before it, either.
 func (s *Service) forget(userID string) {
-	s.flights.Forget(userID)
-	s.near.forget(userID)
-	s.unlinked.remove(userID)
-	s.backoffs.remove(userID)
+	s.refresher.flights.Forget(userID)
+	s.near.markStale(userID)
+	s.refresher.unlinked.remove(userID)
+	s.refresher.attempts.forget(userID)
 }
 
 // LogoutOption changes what [Service.Logout] does.
@@ -186,66 +238,97 @@ func (s *Service) Logout(ctx context.Context, userID string, opts ...LogoutOptio
 	for _, opt := range opts {
 		opt(&c)
 	}
-	// The link goes first: removed last, it could be used once more between.
-	var unlinkErr error
+	e := s.order.begin(userID, true)
+	e.claim()
+	s.forget(userID)
+	limit := storeTimeout
 	if c.unlink {
-		unlinkErr = s.unlink(ctx, userID)
+		limit += linkTimeout + authTimeout
 	}
-	// The session goes even if the auth server has used up the caller's time.
-	err := s.detached(ctx, storeTimeout, func(ctx context.Context) error {
-		return s.remove(ctx, userID)
+	var unlinkErr error
+	caller := ctx // with whom the auth server's time ends, but not the store's
+	err := s.detached(ctx, e, limit, func(ctx context.Context) error {
+		if c.unlink { // first: removed last, the link could be used once more between
+			unlinkErr = s.unlink(caller, e)
+		}
+		err := s.remove(ctx, e)
+		return errors.Join(err, unlinkErr)
 	})
-	return errors.Join(err, unlinkErr)
+	return err
 }
 
 // remove ends the user's session: in this process at once, and in the store now
 // or when it is back.
-func (s *Service) remove(ctx context.Context, userID string) (err error) {
-	p := newQueuedWrite(userID, nil, s.eventTime())
-	queued := s.queue.put(p)
+func (s *Service) remove(ctx context.Context, e *event) (err error) {
+	if !e.claim() {
+		return errOvertaken
+	}
+	p := &pending{userID: e.userID, since: s.clock.after(s.refresher.lastKnown(e.userID).sinceOrZero())}
+	kept := s.outbox.put(e, p, nil)
+	s.near.remove(e.userID)
+	s.forget(e.userID)
 	defer func() {
-		if queued && err == nil {
-			s.queue.done(p)
-		} else if queued {
-			s.writeLater()
+		if kept && err == nil {
+			s.outbox.done(p)
+		} else if kept && !errors.Is(err, errOvertaken) {
+			s.outbox.start()
 		}
 	}()
-	err = ErrStoreUnavailable // should the store panic
-	s.forget(userID)
-	select { // what waited before may be about to be stored
-	case p.turn <- struct{}{}:
-		defer func() { <-p.turn }()
-	case <-ctx.Done():
-		return storeError("delete", context.Cause(ctx))
+	writing, done, err := e.write(ctx)
+	if err != nil {
+		return overtakenOr(err, storeError("delete", err))
 	}
-	noted := s.entomb(ctx, p)
-	started := time.Now()
-	err = s.store.Delete(ctx, Record{UserID: userID})
-	err = s.storeAnswered(ctx, "delete", started, err)
-	s.forget(userID)
-	if err == nil {
-		s.count.logouts.Add(1)
-		s.buried(p, noted)
+	defer done()
+	for {
+		brief, cancel := s.records.brief(writing)
+		err = s.removeOnce(brief, e.userID, p.since)
+		cancel()
+		switch {
+		case err == nil:
+			s.forget(e.userID)
+			s.count.logouts.Add(1)
+			return nil
+		case errors.Is(err, ErrConflict) && pauseUpTo(writing, conflictJitter):
+			continue
+		case writing.Err() != nil && !errors.Is(err, errOvertaken):
+			return storeError("delete", context.Cause(writing))
+		}
+		return err
 	}
-	return err
 }
 
-func (s *Service) unlink(ctx context.Context, userID string) error {
-	if !linkable(userID) {
+// removeOnce is one attempt: a read and a write.
+func (s *Service) removeOnce(ctx context.Context, userID string, at time.Time) error {
+	now, err := s.records.readLogout(ctx, userID)
+	if err != nil {
+		return err
+	}
+	at = s.clock.after(at, now.login.sinceOrZero())
+	return s.records.removeLoggedOut(ctx, now.stored, at)
+}
+
+// unlink removes the user's link. Who is making one is waited for.
+func (s *Service) unlink(ctx context.Context, e *event) error {
+	if !linkable(e.userID) {
 		return nil
 	}
+	done, err := e.link(ctx)
+	if err != nil {
+		return overtakenOr(err, &AuthError{Op: "link remove", Message: "the link is being made", kind: ErrAuthUnavailable, cause: err})
+	}
+	defer done()
 	bearer := ""
 	if s.auth.serviceKey.empty() {
-		l, err := s.known(ctx, userID)
+		l, err := s.usable(ctx, e.userID) // a dead token would not do
+		if errors.Is(err, ErrNotLoggedIn) {
+			return fmt.Errorf("%w: neither a service key nor a live token to remove the link with", ErrServiceKeyRejected)
+		}
 		if err != nil {
 			return err
 		}
-		if l == nil || l.token.state(time.Now(), 0) == dead {
-			return fmt.Errorf("%w: neither a service key nor a live token to remove the link with", ErrServiceKeyRejected)
-		}
 		bearer = l.token.raw.reveal()
 	}
-	return s.auth.removeLink(ctx, userID, bearer)
+	return s.auth.removeLink(ctx, e.userID, bearer)
 }
 
 // LoggedIn reports whether the user is logged in: whether Token would return a
@@ -276,6 +359,15 @@ func (s *Service) LoggedIn(ctx context.Context, userID string) (bool, error) {
 // without a session gets one, as with Token, and so Session can return Token's
 // errors.
 func (s *Service) Session(ctx context.Context, userID string) (*Session, error) {
+	l, err := s.session(ctx, userID)
+	if err != nil {
+		return nil, err
+	}
+	return l.session(), nil
+}
+
+// session returns the user's session, with a token that may have run out.
+func (s *Service) session(ctx context.Context, userID string) (*login, error) {
 	if err := s.enter(ctx, userID); err != nil {
 		return nil, err
 	}
@@ -284,10 +376,7 @@ func (s *Service) Session(ctx context.Context, userID string) (*Session, error) 
 	if err == nil && l == nil {
 		l, err = s.usable(ctx, userID)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return l.session(), nil
+	return l, err
 }
 
 // Email returns the e-mail address of the user's account as it was at login,
@@ -310,7 +399,9 @@ func (s *Service) Refresh(ctx context.Context, userID, rejected string) (string,
 		return "", err
 	}
 	defer s.life.end()
-	l, err := s.replace(ctx, userID, replacement{wanted: func(l *login) bool {
+	e := s.order.begin(userID, false)
+	defer e.end()
+	l, err := s.refresher.refresh(ctx, e, need{satisfied: func(l *login) bool {
 		return l.token.raw.reveal() != rejected && l.token.state(time.Now(), 0) != dead
 	}})
 	if err != nil {
@@ -321,12 +412,16 @@ func (s *Service) Refresh(ctx context.Context, userID, rejected string) (string,
 
 // session is the copy that callers get.
 func (l *login) session() *Session {
+	raw := l.token.raw
+	if l.token.refused {
+		raw = secret{}
+	}
 	return &Session{
 		MatrixUserID:   l.userID,
 		Email:          l.email,
 		Subject:        l.token.subject,
 		ExpiresAt:      l.expires,
 		TokenExpiresAt: l.token.expires,
-		token:          l.token.raw,
+		token:          raw,
 	}
 }

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"hash/maphash"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -18,13 +19,15 @@ import (
 // store is away.
 type nearCache struct {
 	entries *bounded[*nearEntry]
-	ahead   time.Duration
+	ahead   time.Duration // the refresh-ahead window
+	ttl     time.Duration // of a session
 	trust   atomic.Pointer[trust]
 	lapse   *time.Timer
 
 	// tickets[hash(user)] counts notices, so that a fill which was overtaken
 	// by a change notice between reading and storing is noticed.
-	tickets [256]atomic.Uint64
+	seed    maphash.Seed
+	tickets [4096]notices
 
 	mu      sync.Mutex
 	waiters map[string]chan struct{} // guarded by mu; closed on the user's next notice
@@ -34,11 +37,14 @@ type nearCache struct {
 // nearEntry carries what the hot path compares, and the rest. It is immutable.
 type nearEntry struct {
 	raw        string // the token
-	freshUntil int64  // Unix seconds: token not in its refresh-ahead window, session not over
-	epoch      uint64
+	freshUntil int64  // Unix seconds: neither the token nor the session needs a second look
+	epoch      uint64 // stale: not believed
 	login      *login
 	readAt     time.Time
 }
+
+// stale is the epoch of an entry that stands in for a store that is away.
+const stale = 0
 
 // trust is what the watcher last vouched for. It lapses by the wall clock, which
 // goes on while the machine or the process is stopped, and by a timer, which a
@@ -60,10 +66,12 @@ func (t *trust) holds(now time.Time) bool {
 	return t.open || uint64(now.UnixNano()-t.given) < t.span
 }
 
-func newNearCache(size int, ahead time.Duration) *nearCache {
+func newNearCache(size int, ahead, ttl time.Duration) *nearCache {
 	n := &nearCache{
 		entries: newBounded[*nearEntry](size),
 		ahead:   ahead,
+		ttl:     ttl,
+		seed:    maphash.MakeSeed(),
 		waiters: make(map[string]chan struct{}),
 	}
 	n.trust.Store(&trust{epoch: 1})
@@ -106,44 +114,53 @@ func (n *nearCache) holds(userID string, token secret) bool {
 	return ok && e.login.token.raw.equal(token)
 }
 
-// ticket is drawn before a read of the store and handed in with its result.
+// ticket is drawn before a call of the store and handed in with its result.
 type ticket struct {
-	epoch   uint64
-	notices uint64
+	epoch, notices, ends uint64
 }
+
+// notices counts what was told of a stripe of the users.
+type notices struct{ notices, ends atomic.Uint64 }
 
 func (n *nearCache) ticket(userID string) ticket {
-	return ticket{n.trust.Load().epoch, n.stripe(userID).Load()}
+	stripe := n.stripe(userID)
+	return ticket{n.trust.Load().epoch, stripe.notices.Load(), stripe.ends.Load()}
 }
 
-func (n *nearCache) stripe(userID string) *atomic.Uint64 {
-	h := uint32(2166136261) // FNV-1a
-	for i := range len(userID) {
-		h = (h ^ uint32(userID[i])) * 16777619
-	}
-	return &n.tickets[h%uint32(len(n.tickets))]
+func (n *nearCache) stripe(userID string) *notices {
+	return &n.tickets[maphash.String(n.seed, userID)%uint64(len(n.tickets))]
 }
 
 // fill keeps what a read returned, unless the user's record changed since the
 // ticket was drawn.
 func (n *nearCache) fill(t ticket, l *login, readAt time.Time) {
+	n.put(t, l, readAt, false)
+}
+
+func (n *nearCache) put(t ticket, l *login, at time.Time, written bool) {
 	if n.entries.max == 0 {
 		return
 	}
 	e := &nearEntry{
 		raw:        l.token.raw.reveal(),
 		epoch:      t.epoch,
-		freshUntil: l.freshUntil(n.jittered()),
+		freshUntil: l.freshUntil(n.jittered(), n.ttl),
 		login:      l,
-		readAt:     readAt,
+		readAt:     at,
 	}
 	stripe := n.stripe(l.userID)
-	n.entries.storeIf(l.userID, e, func() bool { return stripe.Load() == t.notices })
+	n.entries.storeIf(l.userID, e, func() bool {
+		if written && stripe.notices.Load() != t.notices && stripe.ends.Load() == t.ends {
+			e.epoch = stale
+			return true
+		}
+		return stripe.notices.Load() == t.notices
+	})
 }
 
 // drop removes the entry of a user whom a read found without a session.
 func (n *nearCache) drop(userID string, t ticket) {
-	if n.stripe(userID).Load() == t.notices {
+	if n.stripe(userID).notices.Load() == t.notices {
 		n.entries.remove(userID)
 	}
 }
@@ -159,7 +176,7 @@ func (n *nearCache) jittered() time.Duration {
 
 // freshUntil is the first second, by the wall clock, at which the token must
 // not be handed out without a second look.
-func (l *login) freshUntil(ahead time.Duration) int64 {
+func (l *login) freshUntil(ahead, ttl time.Duration) int64 {
 	const never = 1 << 62
 	until := int64(never)
 	switch {
@@ -169,35 +186,53 @@ func (l *login) freshUntil(ahead time.Duration) int64 {
 		until = l.token.expires.Add(-max(ahead, minLife)).Unix()
 	}
 	if !l.expires.IsZero() {
-		until = min(until, l.expires.Unix())
+		until = min(until, l.halfSpent(ttl).Unix())
 	}
 	return until
 }
 
-// forget drops the user's entry and wakes those who wait for a change.
-func (n *nearCache) forget(userID string) {
-	n.stripe(userID).Add(1) // before the removal: see fill
+// wrote keeps what a write stored. It is believed unless a notice came since the
+// ticket was drawn, which may have been that of the write itself; and it is not
+// kept if the session has ended since.
+func (n *nearCache) wrote(t ticket, l *login, at time.Time) {
+	n.put(t, l, at, true)
+}
+
+// markStale keeps the user's entry only for while the store is away, and wakes
+// those who wait for a change.
+func (n *nearCache) markStale(userID string) {
+	n.stripe(userID).notices.Add(1) // before the change: see put
+	n.entries.m.Compute(userID, func(e *nearEntry, loaded bool) (*nearEntry, xsync.ComputeOp) {
+		if !loaded || e.epoch == stale {
+			return e, xsync.CancelOp
+		}
+		marked := *e
+		marked.epoch = stale
+		return &marked, xsync.UpdateOp
+	})
+	if n.waiting.Load() > 0 {
+		n.wake(userID)
+	}
+}
+
+// remove drops the user's entry, because the session has ended, and wakes those
+// who wait for a change.
+func (n *nearCache) remove(userID string) {
+	stripe := n.stripe(userID)
+	stripe.ends.Add(1) // before the removal: see put
+	stripe.notices.Add(1)
 	n.entries.remove(userID)
 	if n.waiting.Load() > 0 {
 		n.wake(userID)
 	}
 }
 
-// suspect keeps the user's entry only for while the store is away.
-func (n *nearCache) suspect(userID string) {
-	n.stripe(userID).Add(1)
-	n.entries.m.Compute(userID, func(e *nearEntry, loaded bool) (*nearEntry, xsync.ComputeOp) {
-		if !loaded {
-			return nil, xsync.CancelOp
-		}
-		doubted := *e
-		doubted.epoch = 0 // which never comes
-		return &doubted, xsync.UpdateOp
-	})
-}
+// Changed implements [Feed]. What is known stands in for the store if it goes
+// away before it is read again.
+func (n *nearCache) Changed(userID string) { n.markStale(userID) }
 
-// Changed implements [Feed].
-func (n *nearCache) Changed(userID string) { n.forget(userID) }
+// Ended implements [EndFeed].
+func (n *nearCache) Ended(userID string) { n.remove(userID) }
 
 // Flush implements [Feed]. Entries stay for an outage, but are not believed.
 func (n *nearCache) Flush() {
@@ -213,7 +248,8 @@ func (n *nearCache) doubt() {
 // Trust implements [Feed].
 func (n *nearCache) Trust(until time.Time, maxAge time.Duration) {
 	now := time.Now()
-	span := until.Sub(now)
+	// By both clocks: the monotonic one stands still while the machine sleeps.
+	span := min(until.Sub(now), until.Round(0).Sub(now.Round(0)))
 	if until.IsZero() {
 		n.lapse.Stop()
 	} else {
@@ -309,6 +345,17 @@ func (b *bounded[V]) storeIf(userID string, v V, ok func() bool) {
 		}
 		return v, xsync.UpdateOp
 	})
+}
+
+// update stores what edit makes of the present value, or of none.
+func (b *bounded[V]) update(userID string, edit func(V) V) {
+	if b.max <= 0 {
+		return
+	}
+	if b.m.Size() >= b.max {
+		b.shrink()
+	}
+	b.m.Compute(userID, func(old V, _ bool) (V, xsync.ComputeOp) { return edit(old), xsync.UpdateOp })
 }
 
 // shrink drops a sixteenth of the entries from a random place on, so that the

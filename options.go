@@ -52,6 +52,36 @@ type config struct {
 	stores  int // how many stores were asked for
 	codec   codec
 	verify  tokenCheck
+
+	makeLinks bool // a login tries to
+}
+
+func (c *config) storageMode() string {
+	switch c.store.(type) {
+	case *MemoryStore:
+		return "memory"
+	case *RedisStore:
+		return "redis"
+	}
+	return "custom"
+}
+
+// closers are what Close closes, in order.
+func (c *config) closers() (closers []func(limit time.Duration) error) {
+	switch store := c.store.(type) {
+	case *RedisStore:
+		if c.ownStore {
+			closers = append(closers, store.closeWithin)
+		}
+	case *MemoryStore:
+		if c.ownStore {
+			closers = append(closers, func(time.Duration) error { return store.Close() })
+		}
+	}
+	if c.ownRedis {
+		closers = append(closers, func(time.Duration) error { return c.redis.Close() })
+	}
+	return closers
 }
 
 // WithAuthURL sets the auth server's base URL; default http://localhost:3001.
@@ -311,6 +341,7 @@ func (c *config) settle(opts []Option) error {
 	if c.ssoLink != nil && *c.ssoLink && c.serviceKey.empty() {
 		return errors.New("session: New: the SSO-Link needs a service key")
 	}
+	c.makeLinks = c.ssoLink == nil || *c.ssoLink
 	if c.ssoLink == nil {
 		on := !c.serviceKey.empty()
 		c.ssoLink = &on

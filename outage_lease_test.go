@@ -26,11 +26,11 @@ type halfway struct {
 	tombless atomic.Bool // tombstones cannot be read
 }
 
-func (h *halfway) Tombstone(ctx context.Context, userID string) (time.Time, error) {
+func (h *halfway) LoggedOutAt(ctx context.Context, userID string) (session.Record, time.Time, error) {
 	if h.tombless.Load() {
-		return time.Time{}, errAway
+		return session.Record{}, time.Time{}, errAway
 	}
-	return h.link.Tombstone(ctx, userID)
+	return h.link.LoggedOutAt(ctx, userID)
 }
 
 func (h *halfway) Acquire(ctx context.Context, userID, owner string, ttl time.Duration) (session.Lease, session.Record, error) {
@@ -109,7 +109,7 @@ func TestLoginTakesOverTheLeaseOfASuccessorThatWaits(t *testing.T) {
 // A login whose write got through without an answer waits for the store as well.
 // By then another process may have spent the refresh token that came with it.
 func TestLoginStoredWithoutAnAnswerDoesNotBringBackASpentRefreshToken(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.loseAnswer.Store(true)
 		rejected := a.login(a.svc).Token()
 		a.pass(100 * time.Millisecond)
@@ -129,7 +129,7 @@ func TestLoginStoredWithoutAnAnswerDoesNotBringBackASpentRefreshToken(t *testing
 // A process that died may have left a lease that lasts for longer than anybody
 // should be told to log in who has just done so.
 func TestLoginThatWaitsIsStoredAlthoughAnotherProcessHoldsTheLease(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.lose()
 		s := a.login(a.svc)
 		lease, _, err := a.link.MemoryStore.Acquire(t.Context(), alice, "a process that died", time.Minute)
@@ -178,7 +178,7 @@ func TestSuccessorIsKeptWhenTheStoreGoesAwayAfterAConflict(t *testing.T) {
 
 // An attempt to store what waits may have taken the lease without hearing of it.
 func TestLostAnswersDoNotKeepALoginThatWaitsFromBeingStored(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.drop(alice)
 		a.link.lose()
 		s := a.login(a.svc)
@@ -206,17 +206,17 @@ type watched struct {
 	sought, removed func() // after a tombstone was looked for; after a record was removed
 }
 
-func (l *watched) Tombstone(ctx context.Context, userID string) (time.Time, error) {
-	at, err := l.link.Tombstone(ctx, userID)
+func (l *watched) LoggedOutAt(ctx context.Context, userID string) (session.Record, time.Time, error) {
+	rec, at, err := l.link.LoggedOutAt(ctx, userID)
 	if do := l.sought; do != nil && err == nil {
 		l.sought = nil
 		do()
 	}
-	return at, err
+	return rec, at, err
 }
 
-func (l *watched) Delete(ctx context.Context, old session.Record) error {
-	err := l.link.Delete(ctx, old)
+func (l *watched) MarkLoggedOut(ctx context.Context, old session.Record, at time.Time, keep time.Duration) error {
+	err := l.link.MarkLoggedOut(ctx, old, at, keep)
 	if do := l.removed; do != nil && err == nil {
 		l.removed = nil
 		do()
@@ -401,7 +401,7 @@ func TestLogoutIsNotUndoneByTheWriteBackUnderWay(t *testing.T) {
 
 // A refresh token's successor is not dropped for a record that still holds the one spent.
 func TestSuccessorIsNotDroppedForARefreshByLinkThatWaited(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.auth.Link(alice, email)
 		far := *a.world
 		far.store = a.link.another()
@@ -425,7 +425,7 @@ func TestSuccessorIsNotDroppedForARefreshByLinkThatWaited(t *testing.T) {
 func TestFlightReturnsTheLoginThatWaitsInsteadOfItsOwn(t *testing.T) {
 	for name, linked := range map[string]bool{"link": true, "refresh token": false} {
 		t.Run(name, func(t *testing.T) {
-			duringAnOutage(t, func(t *testing.T, a *apart) {
+			duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 				op := sessiontest.Refresh
 				if linked {
 					a.auth.Link(alice, email)
@@ -457,7 +457,7 @@ func TestFlightReturnsTheLoginThatWaitsInsteadOfItsOwn(t *testing.T) {
 
 // A store that can be read but not written does not fill the log.
 func TestStoreThatCanBeReadButNotWrittenDoesNotFillTheLog(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.readOnly.Store(true)
 		require.Error(t, a.svc.Logout(t.Context(), alice))
 		before := strings.Count(a.log.String(), "\n")

@@ -17,7 +17,7 @@ import (
 )
 
 func TestLoginDuringAnOutageIsKept(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.lose()
 		s := a.login(a.svc)
 		require.Equal(t, s.Token(), mustToken(t, a.svc, alice), "served from this process")
@@ -41,7 +41,7 @@ func TestLoginDuringAnOutageIsKept(t *testing.T) {
 }
 
 func TestLogoutDuringAnOutageHoldsHereAtOnceAndEverywhereLater(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.auth.Link(alice, email)
 		a.link.lose()
 		require.ErrorIs(t, a.svc.Logout(t.Context(), alice), session.ErrStoreUnavailable, "never a false success")
@@ -60,7 +60,7 @@ func TestLogoutDuringAnOutageHoldsHereAtOnceAndEverywhereLater(t *testing.T) {
 }
 
 func TestLogoutDuringAnOutageHoldsWhenTheStoreIsBackButNotYetWritten(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.lose()
 		require.Error(t, a.svc.Logout(t.Context(), alice))
 		a.link.restore() // and at once, before the queue is looked at again
@@ -74,7 +74,7 @@ func TestLogoutDuringAnOutageHoldsWhenTheStoreIsBackButNotYetWritten(t *testing.
 
 // A session that the TypeScript service began does not get younger with a refresh.
 func TestLogoutThatWaitedEndsASessionOfTheTypeScriptServiceThatWasRefreshedSince(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.auth.Link(alice, email)
 		token := a.auth.MintToken(email, time.Now().Add(15*time.Minute))
 		a.put(alice, tsRecord(token, email, "{}"))
@@ -94,7 +94,7 @@ func TestLogoutThatWaitedEndsASessionOfTheTypeScriptServiceThatWasRefreshedSince
 }
 
 func TestLogoutElsewhereBeatsAnOlderLoginThatWaits(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.lose()
 		a.login(a.svc)
 		a.pass(time.Second)
@@ -139,7 +139,7 @@ func TestLogoutElsewhereThatWaitedBeatsAnOlderLoginThatWaits(t *testing.T) {
 
 // A log-out that waits does not break the lease of a flight that was begun before it.
 func TestLogoutThatWaitedIsNotUndoneByAFlightElsewhere(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.auth.Link(carol, email)
 		g := newGate(a.auth.Client().Transport)
 		far := *a.world
@@ -167,7 +167,7 @@ func TestLogoutThatWaitedIsNotUndoneByAFlightElsewhere(t *testing.T) {
 }
 
 func TestLoginElsewhereBeatsAnOlderLogoutThatWaits(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.lose()
 		require.Error(t, a.svc.Logout(t.Context(), alice))
 		a.pass(time.Second)
@@ -181,7 +181,7 @@ func TestLoginElsewhereBeatsAnOlderLogoutThatWaits(t *testing.T) {
 func TestTheNewestOfTwoLoginsStays(t *testing.T) {
 	for name, newest := range map[string]int{"the one that waits": 0, "the one in the store": 1} {
 		t.Run(name, func(t *testing.T) {
-			duringAnOutage(t, func(t *testing.T, a *apart) {
+			duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 				a.link.lose()
 				var logins [2]*session.Session
 				for _, i := range []int{1 - newest, newest} {
@@ -197,7 +197,7 @@ func TestTheNewestOfTwoLoginsStays(t *testing.T) {
 }
 
 func TestLoginAfterALogoutDuringAnOutageStartsClean(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.lose()
 		require.Error(t, a.svc.Logout(t.Context(), alice))
 		s := a.login(a.svc)
@@ -210,7 +210,7 @@ func TestLoginAfterALogoutDuringAnOutageStartsClean(t *testing.T) {
 }
 
 func TestLoginAfterALogoutElsewhereStartsClean(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.lose()
 		a.pass(time.Second)
 		require.NoError(t, a.other.Logout(t.Context(), alice))
@@ -224,7 +224,7 @@ func TestLoginAfterALogoutElsewhereStartsClean(t *testing.T) {
 }
 
 func TestLogoutHoldsWhileTheStoreCanBeReadButNotWritten(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.readOnly.Store(true)
 		require.ErrorIs(t, a.svc.Logout(t.Context(), alice), session.ErrStoreUnavailable)
 		for range 5 {
@@ -239,7 +239,7 @@ func TestLogoutHoldsWhileTheStoreCanBeReadButNotWritten(t *testing.T) {
 
 // The data of a session that was logged out does not come back with the second login.
 func TestSecondLoginAfterALogoutDuringAnOutageStartsCleanToo(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.lose()
 		require.Error(t, a.svc.Logout(t.Context(), alice))
 		a.pass(time.Millisecond)
@@ -254,7 +254,7 @@ func TestSecondLoginAfterALogoutDuringAnOutageStartsCleanToo(t *testing.T) {
 }
 
 func TestLoginAsAnotherAccountDuringAnOutageTakesNothingAlong(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.lose()
 		s, err := a.svc.Login(t.Context(), alice, "bob@example.com", password)
 		require.NoError(t, err)
@@ -268,7 +268,7 @@ func TestLoginAsAnotherAccountDuringAnOutageTakesNothingAlong(t *testing.T) {
 }
 
 func TestDeadTokenIsReplacedByTheLinkDuringAnOutage(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.auth.Link(alice, email)
 		a.link.lose()
 		a.pass(15 * time.Minute)
@@ -294,7 +294,7 @@ func TestDeadTokenIsReplacedByTheLinkDuringAnOutage(t *testing.T) {
 }
 
 func TestRefreshThatWaitsDoesNotUndoALogoutElsewhere(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.auth.Link(alice, email)
 		a.link.lose()
 		a.pass(15 * time.Minute)
@@ -308,7 +308,7 @@ func TestRefreshThatWaitsDoesNotUndoALogoutElsewhere(t *testing.T) {
 }
 
 func TestRefreshThatWaitsDoesNotTakeTheTokenBack(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.auth.Link(alice, email)
 		a.link.lose()
 		a.pass(15 * time.Minute)
@@ -321,7 +321,7 @@ func TestRefreshThatWaitsDoesNotTakeTheTokenBack(t *testing.T) {
 }
 
 func TestRefreshThatWaitsDoesNotBringASpentRefreshTokenBack(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.lose()
 		a.pass(15 * time.Minute)
 		mustToken(t, a.other, alice) // with the refresh token
@@ -337,7 +337,7 @@ func TestRefreshThatWaitsDoesNotBringASpentRefreshTokenBack(t *testing.T) {
 }
 
 func TestWithoutALinkItIsNotAskedForAtEveryCallOfAnOutage(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.lose()
 		a.pass(15 * time.Minute)
 		a.auth.ResetCalls()
@@ -353,7 +353,7 @@ func TestWithoutALinkItIsNotAskedForAtEveryCallOfAnOutage(t *testing.T) {
 }
 
 func TestLinkToAnotherAccountIsNotFollowedDuringAnOutage(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.auth.Link(alice, "bob@example.com")
 		a.link.lose()
 		a.pass(15 * time.Minute)
@@ -363,7 +363,7 @@ func TestLinkToAnotherAccountIsNotFollowedDuringAnOutage(t *testing.T) {
 }
 
 func TestWriteThatFailedLeavesTheUserKnown(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.readOnly.Store(true)
 		require.ErrorIs(t, a.svc.SetData(t.Context(), alice, "theme", "light"), session.ErrStoreUnavailable)
 		a.link.lose()
@@ -372,7 +372,7 @@ func TestWriteThatFailedLeavesTheUserKnown(t *testing.T) {
 }
 
 func TestStoreThatHangsHoldsUpOneCallerASecond(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.hangs.Store(true)
 		a.link.lose()
 		a.pass(time.Millisecond)
@@ -386,7 +386,7 @@ func TestStoreThatHangsHoldsUpOneCallerASecond(t *testing.T) {
 
 // Each of them has asked for a lease, and may have been given it.
 func TestOutageDoesNotLeaveAGoroutinePerUser(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		const users = 200
 		id := func(i int) string { return fmt.Sprintf("@user%d:matrix.example", i) }
 		for i := range users {
@@ -406,7 +406,7 @@ func TestOutageDoesNotLeaveAGoroutinePerUser(t *testing.T) {
 }
 
 func TestQueueIsBounded(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		session.SetMaxQueued(a.svc, 1)
 		a.link.lose()
 		_, err := a.svc.Login(t.Context(), bob, "bob@example.com", password)
@@ -422,7 +422,7 @@ func TestQueueIsBounded(t *testing.T) {
 }
 
 func TestStoreThatPanicsDuringAnOutageWedgesNothing(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.lose()
 		s := a.login(a.svc)
 		a.link.panics.Store(true)
@@ -438,7 +438,7 @@ func TestStoreThatPanicsDuringAnOutageWedgesNothing(t *testing.T) {
 }
 
 func TestRefreshTokenIsNotSpentDuringAnOutage(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.lose()
 		a.pass(15 * time.Minute)
 		a.auth.ResetCalls()
@@ -455,20 +455,20 @@ func TestRefreshTokenIsNotSpentDuringAnOutage(t *testing.T) {
 // A refresh token that was spent just before the store went away leaves
 // nothing to go back to but its successor.
 func TestSuccessorOfASpentRefreshTokenOutlivesAnOutage(t *testing.T) {
-	for name, during := range map[string]func(t *testing.T, a *apart){
-		"and nobody else asked":  func(*testing.T, *apart) {},
-		"and the store lost all": func(t *testing.T, a *apart) { a.drop(alice) },
-		"and data was written": func(t *testing.T, a *apart) {
+	for name, during := range map[string]func(t *testing.T, a *twoProcesses){
+		"and nobody else asked":  func(*testing.T, *twoProcesses) {},
+		"and the store lost all": func(t *testing.T, a *twoProcesses) { a.drop(alice) },
+		"and data was written": func(t *testing.T, a *twoProcesses) {
 			require.NoError(t, a.other.SetData(t.Context(), alice, "theme", "light"))
 		},
-		"and another process found the old one spent": func(t *testing.T, a *apart) {
+		"and another process found the old one spent": func(t *testing.T, a *twoProcesses) {
 			a.pass(20 * time.Second) // the lease runs out
 			_, err := a.other.Token(t.Context(), alice)
 			require.ErrorIs(t, err, session.ErrNotLoggedIn)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			duringAnOutage(t, func(t *testing.T, a *apart) {
+			duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 				a.pass(15 * time.Minute)
 				a.auth.ResetCalls()
 				a.auth.Inject(sessiontest.Refresh, 1, first(a.link.lose))
@@ -488,10 +488,10 @@ func TestSuccessorOfASpentRefreshTokenOutlivesAnOutage(t *testing.T) {
 
 // A tombstone from a clock that is ahead does not cost a session that was begun since.
 func TestSuccessorOfASpentRefreshTokenOutlivesAnOlderLogoutByAnotherClock(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		// Logged out on a bot whose clock is ahead by 2 s, and logged in again at once.
 		require.NoError(t, a.other.Logout(t.Context(), alice))
-		require.NoError(t, a.link.Entomb(t.Context(), alice, time.Now().Add(2*time.Second)))
+		require.NoError(t, a.link.MarkLoggedOut(t.Context(), session.Record{UserID: alice}, time.Now().Add(2*time.Second), time.Hour))
 		a.login(a.svc)
 		a.known()
 		a.pass(15 * time.Minute)
@@ -504,7 +504,7 @@ func TestSuccessorOfASpentRefreshTokenOutlivesAnOlderLogoutByAnotherClock(t *tes
 }
 
 func TestSuccessorOfASpentRefreshTokenDoesNotUndoALogout(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.pass(15 * time.Minute)
 		a.auth.Inject(sessiontest.Refresh, 1, first(a.link.lose))
 		mustToken(t, a.svc, alice)
@@ -516,7 +516,7 @@ func TestSuccessorOfASpentRefreshTokenDoesNotUndoALogout(t *testing.T) {
 }
 
 func TestLogoutDuringARefreshThatCannotBeStored(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.pass(15 * time.Minute)
 		a.auth.Inject(sessiontest.Refresh, 1, func(w http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
 			a.link.lose()
@@ -537,7 +537,7 @@ func TestLogoutDuringARefreshThatCannotBeStored(t *testing.T) {
 }
 
 func TestDataIsReadButNotWrittenDuringAnOutage(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.lose()
 		require.ErrorIs(t, a.svc.SetData(t.Context(), alice, "theme", "light"), session.ErrStoreUnavailable)
 		require.ErrorIs(t, a.svc.DeleteData(t.Context(), alice, "theme"), session.ErrStoreUnavailable)
@@ -549,7 +549,7 @@ func TestDataIsReadButNotWrittenDuringAnOutage(t *testing.T) {
 		a.pass(5 * time.Second)
 		require.Equal(t, "light", a.theme(a.other))
 	})
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.lose()
 		_, err := a.svc.Login(t.Context(), bob, "bob@example.com", password)
 		require.NoError(t, err)
@@ -560,7 +560,7 @@ func TestDataIsReadButNotWrittenDuringAnOutage(t *testing.T) {
 
 func TestWriteWhoseAnswerWasLost(t *testing.T) {
 	t.Run("login", func(t *testing.T) {
-		duringAnOutage(t, func(t *testing.T, a *apart) {
+		duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 			a.link.loseAnswer.Store(true)
 			s := a.login(a.svc)
 			require.NoError(t, a.other.SetData(t.Context(), alice, "theme", "light"))
@@ -572,7 +572,7 @@ func TestWriteWhoseAnswerWasLost(t *testing.T) {
 		})
 	})
 	t.Run("log-out", func(t *testing.T) {
-		duringAnOutage(t, func(t *testing.T, a *apart) {
+		duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 			a.link.loseAnswer.Store(true)
 			require.ErrorIs(t, a.svc.Logout(t.Context(), alice), session.ErrStoreUnavailable)
 			a.pass(time.Second)
@@ -584,7 +584,7 @@ func TestWriteWhoseAnswerWasLost(t *testing.T) {
 		})
 	})
 	t.Run("refresh", func(t *testing.T) {
-		duringAnOutage(t, func(t *testing.T, a *apart) {
+		duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 			a.pass(15 * time.Minute)
 			a.auth.Inject(sessiontest.Refresh, 1, first(func() { a.link.loseAnswer.Store(true) }))
 			token := mustToken(t, a.svc, alice)
@@ -599,7 +599,7 @@ func TestWriteWhoseAnswerWasLost(t *testing.T) {
 }
 
 func TestLoginLaterOvertakesWhatWaits(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.lose()
 		require.Error(t, a.svc.Logout(t.Context(), alice))
 		a.pass(time.Second)
@@ -614,7 +614,7 @@ func TestLoginLaterOvertakesWhatWaits(t *testing.T) {
 }
 
 func TestCloseStoresWhatWaits(t *testing.T) {
-	duringAnOutage(t, func(t *testing.T, a *apart) {
+	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.link.lose()
 		s := a.login(a.svc)
 		closed := make(chan error, 1)

@@ -11,8 +11,12 @@ import (
 )
 
 // maxRecord bounds a record, in bytes; something larger under a user's key is
-// not a session.
-const maxRecord = 1 << 20
+// not a session. Data may fill maxDataRecord of it: a refresh whose tokens are
+// longer than those before must always fit.
+const (
+	maxRecord     = maxDataRecord + 64<<10
+	maxDataRecord = 1 << 20
+)
 
 // login is what one log-in left behind: the decoded form of a record. It is
 // immutable once it is shared.
@@ -61,9 +65,15 @@ func (l *login) plainText() (string, error) {
 		return "", fmt.Errorf("session: encode record: %w", err)
 	}
 	if len(b) > maxRecord {
-		return "", fmt.Errorf("session: record of %d bytes, at most %d are allowed", len(b), maxRecord)
+		return "", fmt.Errorf("%w: a record of %d bytes, at most %d are allowed", ErrTooLarge, len(b), maxRecord)
 	}
 	return string(b), nil
+}
+
+// size is about how long the record of l is, in bytes; not shorter.
+func (l *login) size() int {
+	const rest = 256 // names of fields, times, and what sealing adds
+	return rest + len(l.token.raw.reveal()) + len(l.email) + len(l.refresh.reveal()) + len(l.data)
 }
 
 // readPlainText reads a record written by us or by the TypeScript service. The
@@ -131,6 +141,18 @@ func (l *login) live(now time.Time) bool {
 	return l.expires.IsZero() || l.expires.After(now)
 }
 
+// halfSpent is when half of the life is gone that a session has after use: from
+// then on, use extends it.
+func (l *login) halfSpent(ttl time.Duration) time.Time { return l.expires.Add(-ttl / 2) }
+
+// sinceOrZero is since, also of no session.
+func (l *login) sinceOrZero() time.Time {
+	if l == nil {
+		return time.Time{}
+	}
+	return l.since
+}
+
 // unknownSince is when a session began of which that cannot be told: before any
 // log-out.
 var unknownSince = time.UnixMicro(1)
@@ -148,35 +170,5 @@ func (l *login) began() time.Time {
 	return time.Time{}
 }
 
-// sameAccount reports whether next belongs to the account that l belongs to.
-// Subjects decide; when a token does not tell its subject, e-mails do.
-func (l *login) sameAccount(next *login) bool {
-	if l.token.subject != "" && next.token.subject != "" {
-		return l.token.subject == next.token.subject
-	}
-	return l.email != "" && strings.EqualFold(l.email, next.email)
-}
-
-// succeed returns next as the successor of l: with l's data, and with what
-// next does not bring itself, unless next is another account. A login begins a
-// session even so; a refresh does not.
-func (l *login) succeed(next *login) (*login, bool) {
-	merged := *next
-	if !l.sameAccount(next) {
-		return &merged, false
-	}
-	merged.data = l.data
-	if merged.email == "" {
-		merged.email = l.email
-	}
-	if merged.refresh.empty() {
-		merged.refresh = l.refresh
-	}
-	if merged.since.IsZero() { // next has another end: from it, it cannot be told any more
-		merged.since = l.began()
-	}
-	if merged.since.IsZero() {
-		merged.since = unknownSince
-	}
-	return &merged, true
-}
+// sameEmail compares addresses as the auth server does, without regard to case.
+func sameEmail(a, b string) bool { return strings.EqualFold(a, b) }

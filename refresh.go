@@ -6,419 +6,322 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 )
 
-const (
-	// A refresh token is single-use, so it is not spent without the time to
-	// hear what came of it, and its successor is written again and again. A
-	// link call that would use up that time is not waited for.
-	spendingTime = authTimeout + 1*time.Second
-	linkPatience = 3 * time.Second
-	commitPause  = 100 * time.Millisecond
-)
+// refresher replaces tokens that are dead or near their end. It alone asks the
+// auth server for them.
+type refresher struct {
+	settings
+	records *records
+	outbox  *outbox
+	order   *order
+	auth    *authClient
+	clock   *clock
+	count   *counters
+	logger  *slog.Logger
+	life    *lifetime
 
-// replacement says what a flight is for.
-type replacement struct {
-	wanted func(*login) bool // what in the store makes asking unnecessary
-	ahead  bool              // the token still serves: a "no" does not end the session yet
+	flights  singleflight.Group  // one per user
+	unlinked *bounded[time.Time] // users without a link, until when
+	attempts *attempts           // refreshes that failed
+	aheads   chan struct{}       // a slot per refresh ahead that runs
 }
 
-// replace returns a session as wanted, from the store if another process put
-// it there meanwhile, from the auth server otherwise. All callers for a user
-// share one flight, which belongs to the Service: a caller who gives up leaves
-// it to the others.
-func (s *Service) replace(ctx context.Context, userID string, r replacement) (*login, error) {
-	for first := true; ; first = false {
+// need says what a refresh is for.
+type need struct {
+	satisfied func(*login) bool // whether a stored session already meets it
+	ahead     bool              // the token still serves: a "no" does not end the session yet
+}
+
+// landing is what a flight came back with.
+type landing struct {
+	login *login
+	asOf  uint64 // its place in the user's order: it shows what was stored then, or later
+}
+
+// flight is one refresh of one user.
+type flight struct {
+	need
+	event *event
+	asked time.Time // when a session begins that the flight makes
+	owner string    // of the lease
+
+	base         snapshot // what is to be replaced
+	leased       bool
+	stopRenewing func()
+	spentDone    func() // called when what a refresh token brought is stored
+	keepsLease   bool   // until what is stored has no spent refresh token any more
+}
+
+// outcome is what came of asking the auth server. Nothing of it is stored yet.
+type outcome struct {
+	next    *login // to be stored, even beside an error
+	spent   bool   // next was bought with the session's refresh token
+	refused error  // why the refresh token was refused, if it was
+	ended   bool   // the clear no
+	err     error
+}
+
+var (
+	// errStillValid is how a refresh ahead ends that the auth server declined.
+	errStillValid = errors.New("session: no successor for a token that is still valid")
+
+	// errEnded is the clear no: the account has neither a link nor a way to
+	// renew the login.
+	errEnded = fmt.Errorf("%w: the auth server ended the session", ErrNotLoggedIn)
+)
+
+// maxFlights is how many flights one call waits for that others overtake.
+const maxFlights = 8
+
+// refresh returns a session as needed, from the store if another process put it
+// there meanwhile, from the auth server otherwise. All callers for a user share
+// one flight, which belongs to the Service: a caller who gives up leaves it to
+// the others. e is the caller's place in the user's order: what a flight saw
+// before that is not good enough.
+func (r *refresher) refresh(ctx context.Context, e *event, n need) (*login, error) {
+	begun := e.now()
+	for flights := 1; ; flights++ {
 		led := false
-		landed := s.flights.DoChan(userID, func() (any, error) {
+		landed := r.flights.DoChan(e.userID, func() (any, error) {
 			led = true
-			return s.fly(ctx, userID, r)
+			return r.fly(ctx, e.userID, n)
 		})
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case result := <-landed:
-			l, _ := result.Val.(*login)
-			if led {
-				return l, result.Err
+			l, _ := result.Val.(landing)
+			again := errors.Is(result.Err, errOvertaken)
+			if !led {
+				r.count.waits.Add(1)
+				// A flight for another purpose may have ended with less than
+				// this caller needs, and one that began earlier with older news.
+				again = again || result.Err == nil && (l.asOf < begun || !n.satisfied(l.login)) ||
+					errors.Is(result.Err, errStillValid) || flights == 1 && errors.Is(result.Err, ErrNotLoggedIn)
 			}
-			s.count.waits.Add(1)
-			// A flight for another purpose may have ended with less than this
-			// caller needs; one that a log-out overtook, before this caller
-			// came, says no to a user who is linked.
-			if first && (result.Err == nil && !r.wanted(l) || errors.Is(result.Err, errStillServes) || errors.Is(result.Err, ErrNotLoggedIn)) {
-				continue
+			switch {
+			case !again:
+				return l.login, result.Err
+			case flights == maxFlights:
+				return nil, &AuthError{Op: "refresh", Message: "the session keeps changing", kind: ErrAuthUnavailable, cause: result.Err}
 			}
-			return l, result.Err
 		}
 	}
 }
 
-// errStillServes is how a refresh ahead ends that the auth server said no to.
-var errStillServes = errors.New("session: no successor for a token that still serves")
-
-// fly is one flight, from taking the lease to giving it back.
-func (s *Service) fly(ctx context.Context, userID string, r replacement) (l *login, err error) {
-	if err := s.life.begin(); err != nil {
-		return nil, err
+// fly runs a flight under the Service's own context.
+func (r *refresher) fly(ctx context.Context, userID string, n need) (landed landing, err error) {
+	if err := r.life.begin(); err != nil {
+		return landing{}, err
 	}
-	defer s.life.end()
+	defer r.life.end()
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), flightTimeout, errTimeout)
 	defer cancel()
-	defer context.AfterFunc(s.ctx, cancel)()
-	defer func() {
-		if p := recover(); p != nil {
-			// The flight is a goroutine of ours: a panic in a caller's store
-			// or transport would end the bot.
-			s.logger.Error("session: panic in a flight", "user", userID, "panic", fmt.Sprintf("%T", p))
-			l, err = nil, fmt.Errorf("%w: panic in the store or the HTTP transport", ErrStoreUnavailable)
-		}
-		if err != nil && s.ctx.Err() != nil {
-			err = ErrClosed
-		}
-	}()
+	defer context.AfterFunc(r.life.ctx, cancel)()
+	err = apart(func() (err error) {
+		landed, err = r.do(ctx, userID, n)
+		return err
+	})
+	if err != nil && r.life.ctx.Err() != nil {
+		err = ErrClosed
+	}
+	return landed, err
+}
 
-	owner := rand.Text()
-	var base snapshot
-	if err = s.settle(ctx, userID); err == nil {
-		base, err = s.takeLease(ctx, userID, owner, r)
+// do is one flight, from taking the lease to releasing it.
+func (r *refresher) do(ctx context.Context, userID string, n need) (landing, error) {
+	f := &flight{need: n, event: r.order.begin(userID, false), owner: rand.Text(), asked: r.clock.now()}
+	defer f.event.end()
+	landed, err := r.lease(ctx, f)
+	switch {
+	case errors.Is(err, ErrStoreUnavailable):
+		return r.withoutStore(ctx, f, err)
+	case err != nil || landed.login != nil:
+		return landed, err
 	}
-	if errors.Is(err, ErrStoreUnavailable) {
-		return s.replaceWithoutStore(ctx, userID, r, err)
+	if err := r.attempts.heldBack(f.base); err != nil {
+		r.release(ctx, f, "")
+		return landing{}, err
 	}
-	if err != nil {
-		return nil, err
+	ctx, cancel := context.WithTimeoutCause(ctx, askTimeout, errTimeout)
+	defer cancel()
+	r.keepLease(ctx, f)
+	out := r.ask(ctx, f)
+	f.stopRenewing()
+	if f.spentDone != nil {
+		defer f.spentDone()
 	}
-	if base.login != nil && r.wanted(base.login) {
-		return base.login, nil
+	landed, err = r.conclude(ctx, f, out)
+	if f.leased && !f.keepsLease {
+		r.release(ctx, f, r.noteOf(err))
 	}
-	verdict := ""
-	defer func() {
-		// A successor that waits for the store keeps the lease: what is stored
-		// until then holds a refresh token that is spent.
-		if waiting := s.queue.of(userID); waiting == nil || waiting.owner != owner {
-			s.giveBack(ctx, userID, owner, verdict)
-		}
-	}()
-	ctx, ended := context.WithTimeoutCause(ctx, askTimeout, errTimeout)
-	defer ended()
+	return landed, err
+}
 
-	asked := s.eventTime()
-	next, err := s.mint(ctx, userID, base)
-	if next != nil {
-		// What the auth server gave is kept though the Service is closed
+// conclude stores what came of asking, ends the session, or keeps it.
+func (r *refresher) conclude(ctx context.Context, f *flight, out outcome) (landed landing, err error) {
+	if out.next != nil || out.refused != nil {
+		// What the auth server gave is stored though the Service is closed
 		// meanwhile: a spent refresh token leaves nothing to go back to.
-		deadline, _ := ctx.Deadline()
-		ctx, stop := context.WithDeadlineCause(context.WithoutCancel(ctx), deadline, errTimeout)
-		defer stop()
-		l, commitErr := s.commit(ctx, owner, base, next, asked, r)
-		if err = cmp.Or(err, commitErr); err == nil {
-			if r.ahead {
-				s.count.ahead.Add(1)
-			}
-			return l, nil
-		}
-	}
-	switch {
-	case r.ahead && errors.Is(err, ErrNotLoggedIn):
-		return nil, errStillServes
-	case errors.Is(err, errEnded):
-		s.count.failed(err)
-		return s.end(ctx, base, r)
-	default:
-		s.count.failed(err)
-		if !errors.Is(err, ErrNotLoggedIn) {
-			verdict = s.noteOf(err)
-			s.logger.Warn("session: token not replaced, session kept", "user", userID, "error", err)
-		}
-		return nil, err
-	}
-}
-
-// errEnded is the clear no: the account has neither a link nor a way to renew
-// the login.
-var errEnded = fmt.Errorf("%w: the auth server ended the session", ErrNotLoggedIn)
-
-// canAsk reports whether this Service has any way to replace l's token.
-func (s *Service) canAsk(l *login) bool {
-	return s.linkEnabled && linkable(l.userID) || !l.refresh.empty() && s.locker != nil
-}
-
-// mint asks the auth server for a token: by the SSO-Link when it is enabled,
-// else, or when there is no link, with the refresh token. Its errors are
-// errEnded for the clear no; ErrNotLoggedIn for no session, or none that this
-// Service can ask about; ErrAuthUnavailable and ErrServiceKeyRejected. What it
-// returns is to be kept, also beside an error.
-func (s *Service) mint(ctx context.Context, userID string, base snapshot) (*login, error) {
-	l := base.login
-	if l == nil && s.isUnlinked(userID) {
-		return nil, fmt.Errorf("%w: no link", ErrNotLoggedIn)
-	}
-	var linkErr error // why the link gave no token; nil: it was not asked
-	if s.linkEnabled && linkable(userID) {
-		g, err := s.fetchLink(ctx, userID, l)
-		switch {
-		case err == nil:
-			s.count.byLink.Add(1)
-			return s.granted(userID, g), nil
-		case errors.Is(err, errNotLinked) && l == nil:
-			s.unlinked.store(userID, time.Now().Add(noLinkFor))
-			return nil, fmt.Errorf("%w: %w", ErrNotLoggedIn, err)
-		case errors.Is(err, errNotLinked), errors.Is(err, ErrServiceKeyRejected), isRefused(err):
-			linkErr = err // the refresh token may still do
-		default:
-			return nil, err
-		}
-	}
-	if l == nil && linkErr != nil {
-		return nil, linkErr
-	}
-	if l == nil {
-		return nil, fmt.Errorf("%w: no session", ErrNotLoggedIn)
-	}
-
-	spent := false
-	if !l.refresh.empty() && s.locker != nil {
-		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < spendingTime {
-			return nil, s.tookTooLong(ctx, "refresh")
-		}
-		// Not cut by Close, which waits: the answer must not be lost.
-		if s.ctx.Err() != nil {
-			return nil, ErrClosed
-		}
-		g, err := s.auth.refresh(context.WithoutCancel(ctx), l.refresh)
-		switch {
-		case err == nil:
-			s.count.byToken.Add(1)
-			next := s.granted(userID, g)
-			if !next.token.readable {
-				next.token = l.token // and the successor of the refresh token
-				return next, &AuthError{Op: "refresh", StatusCode: 200, Message: "the access token is not a JWT", kind: ErrAuthUnavailable}
-			}
-			if err := s.verify.granted(ctx, g.token); err != nil {
-				next.token = l.token
-				return next, err
-			}
-			return next, nil
-		case errors.Is(err, errTokenSpent):
-			spent = true
-		default:
-			return nil, err
-		}
-	}
-
-	switch {
-	case errors.Is(linkErr, errNotLinked):
-		// A server that cannot sign gives the same answer as for no link.
-		linked, err := s.auth.linked(ctx, userID)
-		switch {
-		case err != nil:
-			return nil, err
-		case linked:
-			return nil, &AuthError{Op: "link fetch", StatusCode: 404, Message: "no token for a user who is linked", kind: ErrAuthUnavailable, cause: linkErr}
-		}
-		return nil, errEnded
-	case spent && s.linkEnabled && linkErr == nil: // an ID that cannot have a link
-		return nil, errEnded
-	}
-	if spent {
-		s.dropRefreshToken(ctx, base)
-	}
-	if linkErr != nil {
-		return nil, linkErr
-	}
-	// Another bot may have the key that this one lacks.
-	return nil, fmt.Errorf("%w: this service cannot refresh the session", ErrNotLoggedIn)
-}
-
-// fetchLink asks for the link, for a shorter time if there is another way.
-func (s *Service) fetchLink(ctx context.Context, userID string, l *login) (grant, error) {
-	if l != nil && !l.refresh.empty() {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, linkPatience, errTimeout)
+		stored, cancel := r.lasting(ctx)
 		defer cancel()
+		ctx = stored
 	}
-	return s.auth.fetchLink(ctx, userID)
-}
-
-// dropRefreshToken takes a spent refresh token out of a session that stays, so
-// that it is not tried again. Losing to another write is as good.
-func (s *Service) dropRefreshToken(ctx context.Context, base snapshot) {
-	next := *base.login
-	next.refresh = secret{}
-	if value, err := s.codec.encode(&next); err == nil && !next.expires.IsZero() {
-		started := time.Now()
-		_, err = s.store.Swap(ctx, base.stored, Record{UserID: next.userID, Value: value, Expires: next.expires})
-		s.wrote(next.userID, s.storeAnswered(ctx, "write", started, err))
+	err = out.err
+	if out.next != nil {
+		var commitErr error
+		landed, commitErr = r.commit(ctx, f, refreshed{f.base.login, out.next, out.spent})
+		err = cmp.Or(err, commitErr)
 	}
-}
-
-// isRefused reports whether the link call failed for a reason that will not
-// pass, such as a route that does not exist.
-func isRefused(err error) bool {
-	e, ok := errors.AsType[*AuthError](err)
-	return ok && e.StatusCode >= 300 && e.StatusCode < 500 && e.StatusCode != 429
-}
-
-// granted makes a session of what the auth server gave.
-func (s *Service) granted(userID string, g grant) *login {
-	return &login{
-		userID:  userID,
-		token:   parseToken(g.token),
-		email:   g.email,
-		refresh: newSecret(g.refresh),
-		expires: s.sessionEnd(),
+	if out.refused != nil && out.next == nil && (!out.ended || f.ahead) {
+		r.dropRefreshToken(ctx, f, out.refused)
 	}
+	switch {
+	case err == nil:
+		r.attempts.worked(f.event.userID)
+		if f.ahead {
+			r.count.ahead.Add(1)
+		}
+		return landed, nil
+	case errors.Is(err, errOvertaken):
+		return landing{}, err
+	case f.ahead && errors.Is(err, ErrNotLoggedIn):
+		return landing{}, errStillValid
+	}
+	r.count.failed(err)
+	if out.ended {
+		return r.end(ctx, f)
+	}
+	if !errors.Is(err, ErrNotLoggedIn) {
+		r.attempts.failed(f.base, err)
+		r.logger.Warn("session: token not replaced, session kept", "user", f.event.userID, "error", err)
+	}
+	return landing{}, err
 }
 
-// sessionEnd is when a session ends that was used now: by the wall clock, and
-// to the millisecond that a record keeps.
-func (s *Service) sessionEnd() time.Time {
-	return time.Now().Add(s.sessionTTL).Truncate(time.Millisecond)
+// lasting returns a context that Close does not end before it must.
+func (r *refresher) lasting(ctx context.Context) (context.Context, context.CancelFunc) {
+	last, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), commitTime, errTimeout)
+	stop := context.AfterFunc(r.life.late, cancel)
+	return last, func() { stop(); cancel() }
 }
 
-// eventTime is when a login or log-out happens, by the wall clock, as fine as
-// processes keep it. It does not go back when the clock does: in which order
-// things happened here is known without it.
-func (s *Service) eventTime() time.Time {
+// commit puts what was got in the place of the flight's base, and releases the
+// lease with it. If the record changed meanwhile it obeys: a logout stays one, a
+// login or another's refresh is returned instead, and a data write is merged
+// with.
+func (r *refresher) commit(ctx context.Context, f *flight, got refreshed) (landing, error) {
+	writing, done, err := f.event.write(ctx)
+	if err != nil {
+		return landing{}, overtakenOr(err, storeError("write", err))
+	}
+	defer done()
+	old := f.base.stored
+	merged, same := got.replaces(f.asked)
+	if !same {
+		r.logger.Warn("session: the token is of another account, starting a new session", "user", f.event.userID)
+	}
 	for {
-		last := s.lastEvent.Load()
-		now := max(time.Now().UnixMicro(), last+1)
-		if s.lastEvent.CompareAndSwap(last, now) {
-			return time.UnixMicro(now)
-		}
-	}
-}
-
-// commit puts next in the place of base and gives the lease back. If the
-// record changed meanwhile it obeys: a log-out stays one, a login or another's
-// refresh is returned instead, and a data write is merged with.
-func (s *Service) commit(ctx context.Context, owner string, base snapshot, next *login, asked time.Time, r replacement) (*login, error) {
-	for {
-		merged := s.merge(base, next, asked)
-		value, err := s.codec.encode(merged)
-		if err != nil {
-			return nil, err
-		}
-		rec := Record{UserID: next.userID, Value: value, Expires: merged.expires}
-		started := time.Now()
-		if s.locker != nil {
-			merged.stored, err = s.locker.SwapLeased(ctx, owner, base.stored, rec)
-		} else {
-			merged.stored, err = s.store.Swap(ctx, base.stored, rec)
-		}
-		err = s.storeAnswered(ctx, "write", started, err)
-		s.wrote(next.userID, err)
+		asOf := f.event.now()
+		saved, err := r.records.save(writing, f.owner, old, merged)
 		var now snapshot
-		changed := errors.Is(err, ErrConflict)
-		if changed {
-			now, err = s.reread(ctx, base)
-		}
-		if errors.Is(err, ErrStoreUnavailable) && base.login != nil {
-			if s.commitLater(owner, base.login, merged, next) {
-				return merged, nil
-			}
-			waiting := s.queue.of(next.userID)
-			if waiting.isLogout() {
-				return nil, fmt.Errorf("%w: logged out meanwhile", ErrNotLoggedIn)
-			}
-			if waiting != nil && waiting.began && r.wanted(waiting.login) { // logged in meanwhile
-				return waiting.login, nil
-			}
-			if !next.refresh.empty() && pause(ctx, commitPause) {
-				continue // the old refresh token is spent: only the new one keeps the login
+		if errors.Is(err, ErrConflict) {
+			asOf = f.event.now()
+			now, err = r.records.readLogout(writing, f.event.userID)
+			if err == nil {
+				if merged = got.over(now.login); merged == nil {
+					return r.obey(ctx, f, now, asOf)
+				}
+				old = now.stored
+				continue
 			}
 		}
 		switch {
-		case err != nil:
-			return nil, err
-		case !changed:
-			return merged, nil
-		case now.login == nil && !now.stored.Exists():
-			return nil, fmt.Errorf("%w: logged out meanwhile", ErrNotLoggedIn)
-		case now.login != nil && (base.login == nil || !now.login.token.raw.equal(base.login.token.raw)):
-			if !r.wanted(now.login) {
-				return nil, fmt.Errorf("%w: the session was replaced meanwhile", ErrAuthUnavailable)
-			}
-			if base.login == nil || next.refresh.empty() || !now.login.refresh.equal(base.login.refresh) {
-				return now.login, nil
-			}
-			// What is stored still has the refresh token that is spent.
-			newer := *next
-			newer.token = now.login.token
-			next = &newer
+		case err == nil:
+			f.leased = false // it was released with it
+			return landing{saved, asOf}, nil
+		case !errors.Is(err, ErrStoreUnavailable):
+			return landing{}, err
 		}
-		base = now
+		landed, err := r.commitLater(f, got, merged, err)
+		if landed.login != nil || !got.spent || !errors.Is(err, ErrStoreUnavailable) {
+			return landed, err
+		}
+		// The old refresh token is spent: only the new one keeps the login.
+		if !pause(writing, drainPause) {
+			return landing{}, err
+		}
 	}
 }
 
-// reread is readStore for who has something to store: the token that base has is
-// not checked again, so that a verifier which cannot tell loses no successor of
-// a refresh token that is spent.
-func (s *Service) reread(ctx context.Context, base snapshot) (snapshot, error) {
-	now, err := s.peek(ctx, base.stored.UserID)
-	if err != nil || now.login == nil || base.login != nil && now.login.token.raw.equal(base.login.token.raw) {
-		return now, err
+// obey returns what is stored by somebody else, if it is as needed.
+func (r *refresher) obey(ctx context.Context, f *flight, now snapshot, asOf uint64) (landing, error) {
+	if now.login == nil {
+		return landing{}, fmt.Errorf("%w: logged out meanwhile", ErrNotLoggedIn)
 	}
-	if err = s.verify.run(ctx, now.login.token.raw); errors.Is(err, errBadToken) {
-		now.login, err = nil, nil
+	l, err := r.records.checked(ctx, now.login)
+	switch {
+	case err != nil:
+		return landing{}, err
+	case f.satisfied(l):
+		return landing{l, asOf}, nil
 	}
-	return now, err
-}
-
-// pause waits, or returns false because ctx ended.
-func pause(ctx context.Context, d time.Duration) bool {
-	wait := time.NewTimer(d)
-	defer wait.Stop()
-	select {
-	case <-wait.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// merge carries over what base has, unless next is another account. A session
-// that begins has begun when it was asked for, so that a log-out which came in
-// between is about it.
-func (s *Service) merge(base snapshot, next *login, asked time.Time) *login {
-	if base.login == nil {
-		merged := *next
-		merged.since = asked
-		return &merged
-	}
-	merged, same := base.login.succeed(next)
-	if !same {
-		merged.since = asked
-		s.logger.Warn("session: the token is of another account, starting a new session", "user", next.userID)
-	} else if base.login.email != "" {
-		merged.email = base.login.email
-	}
-	return merged
+	return landing{}, errOvertaken
 }
 
 // end removes the session that the auth server said no to, if it still is the
 // one that was asked about.
-func (s *Service) end(ctx context.Context, base snapshot, r replacement) (*login, error) {
-	started := time.Now()
-	err := s.store.Delete(ctx, base.stored)
-	err = s.storeAnswered(ctx, "delete", started, err)
-	s.wrote(base.stored.UserID, err)
+func (r *refresher) end(ctx context.Context, f *flight) (landing, error) {
+	writing, done, err := f.event.write(ctx)
+	if err != nil {
+		return landing{}, overtakenOr(err, storeError("delete", err))
+	}
+	defer done()
+	err = r.records.remove(writing, f.base.stored)
 	switch {
 	case err == nil:
-		s.count.ended.Add(1)
-		s.logger.Info("session: ended by the auth server", "user", base.stored.UserID)
-		return nil, errEnded
+		r.count.ended.Add(1)
+		r.logger.Info("session: ended by the auth server", "user", f.event.userID)
+		return landing{}, errEnded
 	case !errors.Is(err, ErrConflict):
-		return nil, err
+		return landing{}, err
 	}
-	now, err := s.readStore(ctx, base.stored.UserID)
-	if err == nil && now.login != nil && r.wanted(now.login) {
-		return now.login, nil
+	asOf := f.event.now()
+	now, err := r.records.read(writing, f.event.userID)
+	if err == nil && now.login != nil && f.satisfied(now.login) {
+		return landing{now.login, asOf}, nil
 	}
-	if err == nil {
-		err = errEnded
+	return landing{}, cmp.Or(err, errEnded)
+}
+
+// dropRefreshToken takes a refused refresh token out of a session that stays, so
+// that it is not tried again. Losing to another write is as good.
+func (r *refresher) dropRefreshToken(ctx context.Context, f *flight, why error) {
+	if f.base.login.expires.IsZero() {
+		return
 	}
-	return nil, err
+	writing, done, err := f.event.write(ctx)
+	if err != nil {
+		return
+	}
+	defer done()
+	r.logger.Warn("session: refresh token refused, dropped from the session", "user", f.event.userID, "reason", why)
+	next := *f.base.login
+	next.refresh = secret{}
+	if saved, err := r.records.save(writing, "", f.base.stored, &next); err == nil {
+		f.base = snapshot{stored: saved.stored, login: saved}
+	}
+}
+
+// overtakenOr returns errOvertaken if that is what err is, and else otherwise.
+func overtakenOr(err, otherwise error) error {
+	if errors.Is(err, errOvertaken) {
+		return errOvertaken
+	}
+	return otherwise
 }

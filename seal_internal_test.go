@@ -135,7 +135,7 @@ func TestKeysDoNotPrint(t *testing.T) {
 	text := slog.New(slog.NewTextHandler(&printed, nil))
 	for _, v := range []any{
 		c, &c, c.keys, c.keys[0], &c.keys[0], within, &within, []any{within}, map[string]sealKey{"k": c.keys[0]},
-		config{codec: c}, &config{codec: c}, &Service{codec: c}, WithEncryption(key),
+		config{codec: c}, &config{codec: c}, &Service{records: &records{codec: c}}, WithEncryption(key),
 	} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%c", "%U", "%b"} {
 			fmt.Fprintf(&printed, verb+"\n", v)

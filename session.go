@@ -46,25 +46,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/singleflight"
-)
-
-const (
-	// askTimeout bounds what the holder of a lease may take: asking for the
-	// link, spending the refresh token, and writing what came of it. The lease
-	// outlives it, so that only a process that was stopped meanwhile can overrun
-	// its lease; and who waits outlives the lease, to take it over from a
-	// process that died.
-	askTimeout    = linkPatience + spendingTime + 1*time.Second
-	leaseTTL      = askTimeout + 1*time.Second
-	flightTimeout = leaseTTL + 1*time.Second + askTimeout
-
-	// closeTimeout bounds how long Close waits for calls that do not end.
-	closeTimeout = 5 * time.Second
-	lastReleases = 500 * time.Millisecond
 )
 
 // Service hands out the tokens of many users. Make one with [New] and share
@@ -72,35 +54,28 @@ const (
 // return [ErrClosed] after Close, [ErrInvalidUserID] for what is not a Matrix
 // user ID, and the context's error when it ends first.
 type Service struct {
-	store       Store
-	locker      Locker // nil if the store has no leases
-	codec       codec
-	verify      tokenCheck
-	near        *nearCache
-	auth        *authClient
-	loginLimit  *loginLimit
-	logger      *slog.Logger
-	linkEnabled bool
+	settings
+	near       *nearCache // for the hit; whatever else goes by way of records
+	records    *records
+	outbox     *outbox
+	order      *order
+	refresher  *refresher
+	auth       *authClient
+	loginLimit *loginLimit
+	clock      *clock
+	logger     *slog.Logger
+	count      *counters
+	life       *lifetime
+}
+
+// settings are what the options said.
+type settings struct {
+	linkEnabled bool // tokens are asked for by the SSO-Link
+	makeLinks   bool // a login tries to make one
 	sessionTTL  time.Duration
 	ahead       time.Duration
 	storageMode string
-	count       counters
-	storeHealth *component
-	lastEvent   atomic.Int64 // see eventTime, in Unix microseconds
-
-	flights      singleflight.Group       // one per user, see token.go
-	queue        *writeQueue              // what waits for the store, see outage.go
-	unlinked     *bounded[time.Time]      // users without a link, until when
-	backoffs     *bounded[refreshBackoff] // refreshes ahead that failed
-	unread       *bounded[time.Time]      // users whose record could not be read, since when
-	lateReleases lateReleases
-	aheads       chan struct{} // a slot per refresh ahead that runs
-
-	ctx     context.Context // ends with Close
-	cancel  context.CancelFunc
-	closers []func(limit time.Duration) error // what Close closes, in order
-
-	life lifetime // what Close waits for
+	closers     []func(limit time.Duration) error // what Close closes, in order
 }
 
 // Session describes a user's session. It is a copy: changing it changes
@@ -128,79 +103,65 @@ func New(opts ...Option) (*Service, error) {
 	if err := c.settle(opts); err != nil {
 		return nil, err
 	}
-	s := &Service{
-		store:       c.store,
-		codec:       c.codec,
-		verify:      c.verify,
-		near:        newNearCache(*c.nearCache, *c.ahead),
-		logger:      c.logger,
+	if len(c.codec.keys) > 0 && !c.codec.seals {
+		c.logger.Warn("session: records are written in plain text: WithEncryption has no current key")
+	}
+	count, life, order, clock := new(counters), newLifetime(), newOrder(), new(clock)
+	near := newNearCache(*c.nearCache, *c.ahead, c.sessionTTL)
+	auth := newAuthClient(c, newComponent(), c.logger)
+	records := newRecords(c, near, count, life)
+	outbox := newOutbox(records, count, c.logger)
+	records.pending = outbox.of
+	set := settings{
 		linkEnabled: *c.ssoLink,
+		makeLinks:   c.makeLinks,
 		sessionTTL:  c.sessionTTL,
 		ahead:       *c.ahead,
-		storeHealth: newComponent(),
-		queue:       newWriteQueue(maxQueued),
-		unlinked:    newBounded[time.Time](maxRemembered),
-		backoffs:    newBounded[refreshBackoff](maxRemembered),
-		unread:      newBounded[time.Time](maxRemembered),
-		aheads:      make(chan struct{}, maxAheads),
+		storageMode: c.storageMode(),
+		closers:     c.closers(),
 	}
-	if len(c.codec.keys) > 0 && !c.codec.seals {
-		s.logger.Warn("session: records are written in plain text: WithEncryption has no current key")
+	s := &Service{
+		settings: set, near: near, records: records, outbox: outbox, order: order, auth: auth,
+		loginLimit: newLoginLimit(*c.loginBurst, c.loginEvery, maxRemembered),
+		clock:      clock, logger: c.logger, count: count, life: life,
+		refresher: &refresher{
+			settings: set, records: records, outbox: outbox, order: order, auth: auth,
+			clock: clock, count: count, logger: c.logger, life: life,
+			unlinked: newBounded[time.Time](maxRemembered),
+			attempts: newAttempts(maxRemembered),
+			aheads:   make(chan struct{}, maxAheads),
+		},
 	}
-	s.auth = newAuthClient(c, newComponent(), c.logger)
-	s.loginLimit = newLoginLimit(*c.loginBurst, c.loginEvery, maxRemembered)
-	s.locker, _ = c.store.(Locker)
-	switch c.store.(type) {
-	case *MemoryStore:
-		s.storageMode = "memory"
-	case *RedisStore:
-		s.storageMode = "redis"
-	default:
-		s.storageMode = "custom"
-	}
-	switch store := c.store.(type) {
-	case *RedisStore:
-		if c.ownStore {
-			s.closers = append(s.closers, store.closeWithin)
-		}
-	case *MemoryStore:
-		if c.ownStore {
-			s.closers = append(s.closers, func(time.Duration) error { return store.Close() })
-		}
-	}
-	if c.ownRedis {
-		s.closers = append(s.closers, func(time.Duration) error { return c.redis.Close() })
-	}
-	s.ctx, s.cancel = context.WithCancel(context.Background())
+	outbox.forget = s.forget
 	if watcher, ok := c.store.(Watcher); ok && *c.nearCache > 0 {
-		s.life.running.Go(func() { s.watch(watcher) })
+		life.running.Go(func() { records.watch(watcher) })
 	}
 	return s, nil
 }
 
-// Close stops everything the Service started: flights end, refreshes ahead
-// end, the change feed ends, and every later call returns ErrClosed. It waits
-// for them and for what is still to be written to a store that was away, 5 s at
-// most together, and closes the store and the Redis client if New made them.
-// It returns ErrStoreUnavailable if something was not stored. Calling it again
-// does nothing.
+// Close stops everything the Service started: flights end, refreshes ahead end,
+// the change feed ends, and every later call returns ErrClosed. It waits 5 s at
+// most for calls that run, up to 13 s for those that have spent a single-use
+// refresh token, whose successor must not be lost, and then 5 s at most for what
+// is still to be written to a store that was away. It closes the store and the
+// Redis client if New made them. It returns ErrStoreUnavailable if something was
+// not stored. Calling it again does nothing.
 func (s *Service) Close() error {
 	if !s.life.close() {
 		return nil
 	}
-	s.cancel()
+	s.life.cancel()
 	s.near.close()
 	var errs []error
-	limit := time.Now().Add(closeTimeout)
-	if !s.life.wait(closeTimeout) {
+	spent := s.life.waitSpent(spentTimeout)
+	if !s.life.wait(closeTimeout) || !spent {
 		errs = append(errs, fmt.Errorf("session: Close: calls still running after %s", closeTimeout))
 	}
-	// Others, and what waits, need not wait for leases that are left over.
-	ctx, cancel := context.WithTimeout(context.Background(), lastReleases)
-	s.releaseLate(ctx)
-	cancel()
-	if left := s.queue.close(time.Until(limit)); left > 0 {
-		errs = append(errs, fmt.Errorf("%w: Close: %d logins, log-outs and refreshes were not stored", ErrStoreUnavailable, left))
+	s.life.cancelAll()
+	s.life.wait(closeGrace)
+	limit := time.Now().Add(closeTimeout)
+	if left := s.outbox.close(closeTimeout); left > 0 {
+		errs = append(errs, fmt.Errorf("%w: Close: %d logins, logouts and refreshes were not stored", ErrStoreUnavailable, left))
 	}
 	for _, closer := range s.closers {
 		errs = append(errs, closer(max(time.Until(limit), closeGrace)))
@@ -226,156 +187,13 @@ func (s *Service) enter(ctx context.Context, userID string) error {
 	return s.life.begin()
 }
 
-// watch keeps the store's change feed running, until Close.
-func (s *Service) watch(watcher Watcher) {
-	for attempt := 0; s.ctx.Err() == nil; attempt++ {
-		started := time.Now()
-		err := s.watchOnce(watcher)
-		s.near.doubt()
-		if s.ctx.Err() != nil {
-			return
-		}
-		if time.Since(started) > time.Minute {
-			attempt = 0
-		}
-		level := slog.LevelDebug
-		if attempt == 0 {
-			level = slog.LevelWarn
-		}
-		s.logger.Log(s.ctx, level, "session: change feed of the store broke off", "error", err)
-		pause(s.ctx, min(time.Duration(attempt+1)*100*time.Millisecond, time.Second))
-	}
-}
-
-// watchOnce survives a panic in a caller's store.
-func (s *Service) watchOnce(watcher Watcher) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("session: panic in Watch: %T", p)
-		}
-	}()
-	return watcher.Watch(s.ctx, s.near)
-}
-
-// snapshot is what the store held at a moment. login is nil when there is no
-// session: nothing stored, something expired, or something unreadable.
-type snapshot struct {
-	stored Record
-	login  *login
-}
-
-// readStore reads the user's record and keeps it in the near cache.
-func (s *Service) readStore(ctx context.Context, userID string) (snapshot, error) {
-	ticket := s.near.ticket(userID)
-	started := time.Now()
-	rec, err := s.store.Get(ctx, userID)
-	if errors.Is(err, ErrNotFound) {
-		rec, err = Record{UserID: userID}, nil
-	}
-	if err = s.storeAnswered(ctx, "read", started, err); err != nil {
-		return snapshot{}, err
-	}
-	return s.decode(ctx, rec, ticket, started)
-}
-
-// decode turns a record into a snapshot and fills the near cache with it. It
-// fails when it cannot be told whether the token in the record is a good one.
-func (s *Service) decode(ctx context.Context, rec Record, t ticket, readAt time.Time) (snapshot, error) {
-	snap := snapshot{stored: rec}
-	if !rec.Exists() {
-		s.near.drop(rec.UserID, t)
-		return snap, nil
-	}
-	l, err := s.codec.decode(rec)
-	if err == nil && s.verify != nil && l.live(readAt) && !s.near.holds(rec.UserID, l.token.raw) {
-		if err = s.verify.run(ctx, l.token.raw); err != nil && !errors.Is(err, errBadToken) {
-			return snapshot{}, err
-		}
-	}
-	if err != nil {
-		s.count.unreadable.Add(1)
-		s.logger.Warn("session: record is not a session", "user", rec.UserID, "reason", err)
-		s.near.drop(rec.UserID, t)
-		return snap, nil
-	}
-	if !l.live(readAt) {
-		s.near.drop(rec.UserID, t)
-		return snap, nil
-	}
-	snap.login = l
-	if s.queue.of(rec.UserID) == nil { // which is newer
-		s.near.fill(t, l, readAt)
-	}
-	return snap, nil
-}
-
-// wrote has what is known of a user read again: a write has changed it, or may
-// have, and then it still stands in for a store that is away.
-func (s *Service) wrote(userID string, err error) {
-	if errors.Is(err, ErrStoreUnavailable) {
-		s.near.suspect(userID)
-		return
-	}
-	s.near.forget(userID)
-}
-
-// storeAnswered keeps the books on a store operation and wraps its failure. The
-// answers that are part of the contract, and the caller's own giving up, are
-// not failures.
-func (s *Service) storeAnswered(ctx context.Context, op string, started time.Time, err error) error {
-	switch {
-	case err == nil, errors.Is(err, ErrConflict):
-		if s.storeHealth.worked(time.Since(started)) {
-			s.logger.Info("session: store answers again")
-		}
-		return err
-	case gaveUp(ctx):
-		return ctx.Err()
-	}
-	s.count.storeErrors.Add(1)
-	if s.storeHealth.failed(err, time.Since(started)) {
-		s.logger.Error("session: store does not answer", "op", op, "error", err)
-	}
-	return storeError(op, err)
-}
-
-// all walks over the sessions in the store, expired ones included.
-func (s *Service) all(ctx context.Context) iter.Seq2[*login, error] {
-	return func(yield func(*login, error) bool) {
-		if err := s.life.begin(); err != nil {
-			yield(nil, err)
-			return
-		}
-		defer s.life.end()
-		started := time.Now()
-		for rec, err := range s.store.All(ctx) {
-			if err = s.storeAnswered(ctx, "list", started, err); err != nil {
-				yield(nil, err)
-				return
-			}
-			if checkUserID(rec.UserID) != nil {
-				continue
-			}
-			l := &login{userID: rec.UserID, expires: rec.Expires, stored: rec}
-			if rec.Expires.IsZero() || !s.codec.believed(rec) { // only the record itself tells
-				if l, err = s.codec.decode(rec); err != nil {
-					continue
-				}
-			}
-			if !yield(l, nil) {
-				return
-			}
-		}
-	}
-}
-
 // Users yields the Matrix IDs of the users with a live session, from the
 // store, in no order. It yields an error, last, when the store cannot be read
 // (ErrStoreUnavailable) or the Service is closed (ErrClosed). It does not block
 // the store for others.
 func (s *Service) Users(ctx context.Context) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		for l, err := range s.all(ctx) {
+		for l, err := range s.records.all(ctx) {
 			if err != nil {
 				yield("", err)
 				return
@@ -393,16 +211,15 @@ func (s *Service) Users(ctx context.Context) iter.Seq2[string, error] {
 // TypeScript service. It returns ErrStoreUnavailable when the store fails.
 func (s *Service) Cleanup(ctx context.Context) (int, error) {
 	dropped := 0
-	for l, err := range s.all(ctx) {
+	for l, err := range s.records.all(ctx) {
 		if err != nil {
 			return dropped, err
 		}
 		if l.live(time.Now()) {
 			continue
 		}
-		started := time.Now()
-		err := s.store.Delete(ctx, l.stored)
-		if err = s.storeAnswered(ctx, "delete", started, err); errors.Is(err, ErrConflict) {
+		err := s.records.remove(ctx, l.stored)
+		if errors.Is(err, ErrConflict) {
 			continue // somebody has just logged in again
 		} else if err != nil {
 			return dropped, err

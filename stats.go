@@ -99,7 +99,7 @@ func (c *counters) failed(err error) {
 // be read (with the counters filled in all the same) and ErrClosed. Safe for
 // concurrent use.
 func (s *Service) Stats(ctx context.Context) (Stats, error) {
-	c := &s.count
+	c := s.count
 	stats := Stats{
 		StorageMode:       s.storageMode,
 		SSOLinkEnabled:    s.linkEnabled,
@@ -118,12 +118,12 @@ func (s *Service) Stats(ctx context.Context) (Stats, error) {
 		Logouts:           c.logouts.Load(),
 		StoreErrors:       c.storeErrors.Load(),
 		Unreadable:        c.unreadable.Load(),
-		Queued:            s.queue.len(),
+		Queued:            s.outbox.len(),
 		WrittenBack:       c.writtenBack.Load(),
 		Overtaken:         c.overtaken.Load(),
 		Dropped:           c.dropped.Load(),
 	}
-	for l, err := range s.all(ctx) {
+	for l, err := range s.records.all(ctx) {
 		if err != nil {
 			return stats, err
 		}
@@ -166,8 +166,8 @@ func (s *Service) Health(ctx context.Context) Health {
 		defer s.life.end()
 		var probes sync.WaitGroup
 		probes.Go(func() {
-			defer s.storeHealth.caught()
-			_, _ = s.readStore(ctx, probeUser)
+			defer s.records.health.caught()
+			_ = s.records.probe(ctx)
 		})
 		probes.Go(func() {
 			defer s.auth.health.caught()
@@ -175,8 +175,8 @@ func (s *Service) Health(ctx context.Context) Health {
 		})
 		probes.Wait()
 	}
-	h := Health{Store: s.storeHealth.report(), Auth: s.auth.health.report()}
-	h.Queued = s.queue.len()
+	h := Health{Store: s.records.health.report(), Auth: s.auth.health.report()}
+	h.Queued = s.outbox.len()
 	h.Degraded = !h.Store.OK || !h.Auth.OK || h.Queued > 0
 	return h
 }

@@ -15,10 +15,6 @@ import (
 const (
 	defaultKeyPrefix = "bot:session:"
 
-	// storeTimeout bounds one operation on Redis, whatever the client's own
-	// time-outs and retries add up to.
-	storeTimeout = 2 * time.Second
-
 	scanCount = 1000
 )
 
@@ -46,8 +42,6 @@ var (
 	_ Store   = (*RedisStore)(nil)
 	_ Locker  = (*RedisStore)(nil)
 	_ Watcher = (*RedisStore)(nil)
-
-	_ Tombstoner = (*RedisStore)(nil)
 )
 
 // RedisOption configures [NewRedisStore].

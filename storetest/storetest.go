@@ -67,8 +67,6 @@ func Run(t *testing.T, newStore func(*testing.T) session.Store, opts ...Option) 
 		"DeletingBreaksTheLease":          s.deletingBreaksLease,
 		"ConditionalDeleteKeepsTheLease":  s.conditionalDeleteKeepsLease,
 		"LeaseIsNoRecord":                 s.leaseIsNoRecord,
-		"TombstoneTellsTheLatestLogout":   s.tombstoneTellsLatest,
-		"TombstoneIsNoRecord":             s.tombstoneIsNoRecord,
 		"WatcherAnnouncesEveryChange":     s.watcherAnnounces,
 		"WatcherEndsWithItsContext":       s.watcherEnds,
 		"AnnouncedBeforeANewReadIsBelief": s.announcedInTime,

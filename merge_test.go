@@ -3,6 +3,7 @@ package session
 import (
 	"encoding/base64"
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -21,16 +22,16 @@ func TestReconcileWithWhatTheTypeScriptServiceWrote(t *testing.T) {
 		userID: "@a:h", token: jwt("a", at), email: "a@h", refresh: newSecret("r0"),
 		since: at.Add(-time.Hour), expires: at.Add(6 * 24 * time.Hour), data: `{"k":1}`,
 	}
-	began := &queuedWrite{userID: "@a:h", began: true, since: at, login: &login{
+	began := &pending{userID: "@a:h", began: true, since: at, login: &login{
 		userID: "@a:h", token: jwt("a", at.Add(15*time.Minute)), email: "a@h", refresh: newSecret("r1"),
 		since: at, expires: at.Add(defaultSessionTTL),
 	}}
 	refreshed := *old
 	refreshed.token = jwt("a", at.Add(15*time.Minute))
-	byLink := &queuedWrite{userID: "@a:h", since: old.since, base: old, login: &refreshed}
+	byLink := &pending{userID: "@a:h", since: old.since, base: old, login: &refreshed}
 	succeeded := refreshed
 	succeeded.refresh = newSecret("r1")
-	byToken := &queuedWrite{userID: "@a:h", since: old.since, base: old, login: &succeeded, spent: true}
+	byToken := &pending{userID: "@a:h", since: old.since, base: old, login: &succeeded, spent: true}
 
 	// As the TypeScript service leaves a record: after a data update, a refresh
 	// by the link, a login.
@@ -43,9 +44,9 @@ func TestReconcileWithWhatTheTypeScriptServiceWrote(t *testing.T) {
 	stranger.token = jwt("b", at.Add(20*time.Minute))
 
 	for name, c := range map[string]struct {
-		waited *queuedWrite
-		stored *login
-		want   string // token's expiry after at, refresh token, data; empty: overtaken
+		pending *pending
+		stored  *login
+		want    string // token's expiry after at, refresh token, data; empty: overtaken
 	}{
 		"login over a data update":         {began, &updated, `15m0s r1 {"k":2}`},
 		"login over a refresh":             {began, &relinked, "15m0s r1 "},
@@ -65,7 +66,7 @@ func TestReconcileWithWhatTheTypeScriptServiceWrote(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := ""
-			if next := c.waited.reconcile(c.stored, time.Time{}); next != nil {
+			if next := c.pending.over(c.stored, time.Time{}); next != nil {
 				got = fmt.Sprintf("%s %s %s", next.token.expires.Sub(at), next.refresh.reveal(), next.data)
 			}
 			require.Equal(t, c.want, got)
@@ -88,7 +89,7 @@ func TestRefreshDoesNotMakeASessionYounger(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			old := &login{userID: "@a:h", email: c.email, since: c.since, expires: at.Add(defaultSessionTTL)}
 			old.token.subject, refresh.token.subject = "a", "a"
-			next, same := old.succeed(refresh)
+			next, same := refreshed{base: old, next: refresh}.replaces(at)
 			require.True(t, same)
 			require.WithinDuration(t, c.want, next.began(), 0)
 		})
@@ -101,22 +102,31 @@ func TestSessionThatIsStoredHasNotBeenLoggedOut(t *testing.T) {
 	old := &login{userID: "@a:h", email: "a@h", refresh: newSecret("r0"), since: at, expires: at.Add(time.Hour)}
 	next := *old
 	next.refresh = newSecret("r1")
-	successor := &queuedWrite{userID: "@a:h", since: at, base: old, login: &next, spent: true}
-	got := successor.reconcile(old, at.Add(time.Second))
+	successor := &pending{userID: "@a:h", since: at, base: old, login: &next, spent: true}
+	got := successor.over(old, at.Add(time.Second))
 	require.NotNil(t, got)
 	require.Equal(t, "r1", got.refresh.reveal())
-	require.Nil(t, successor.reconcile(nil, at.Add(time.Second)), "but what is gone has")
+	require.Nil(t, successor.over(nil, at.Add(time.Second)), "but what is gone has")
 }
 
-func TestOlderEventDoesNotReplaceANewerOneInTheQueue(t *testing.T) {
-	q := newWriteQueue(10)
-	at := time.Now()
-	logout := &queuedWrite{userID: "@a:h", since: at}
-	require.True(t, q.put(logout))
-	require.True(t, q.put(&queuedWrite{userID: "@a:h", since: at.Add(-time.Second), login: &login{}}), "overtaken, not refused")
-	require.Same(t, logout, q.of("@a:h"))
-	q.overtake("@a:h", at.Add(-time.Second))
-	require.Same(t, logout, q.of("@a:h"))
-	q.overtake("@a:h", at.Add(time.Second))
-	require.Nil(t, q.of("@a:h"))
+func TestOlderEventDoesNotReplaceANewerOneInTheOutbox(t *testing.T) {
+	o := newOutbox(&records{near: newNearCache(10, 0, defaultSessionTTL)}, new(counters), slog.New(slog.DiscardHandler))
+	order := newOrder()
+	older, newer := order.begin("@a:h", true), order.begin("@a:h", true)
+	logout := &pending{userID: "@a:h"}
+	require.True(t, newer.claim())
+	require.True(t, o.put(newer, logout, nil))
+	require.True(t, o.put(older, &pending{userID: "@a:h", login: &login{}}, nil), "overtaken, not refused")
+	require.Same(t, logout, o.of("@a:h"))
+	o.doneBefore(older)
+	require.Same(t, logout, o.of("@a:h"))
+	older.answer()
+	require.False(t, o.put(older, &pending{userID: "@a:h", login: &login{}}, nil), "nobody waits for it")
+	o.doneBefore(newer)
+	require.Nil(t, o.of("@a:h"))
+	older.end()
+	newer.end()
+	for i := range order.shards {
+		require.Empty(t, order.shards[i].users, "the order is forgotten with the last event")
+	}
 }

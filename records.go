@@ -1,0 +1,436 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"sync/atomic"
+	"time"
+)
+
+// records is the Service's only way to the store. Health, counters, errors, the
+// near cache and the codec are kept in step in here, so that no caller can
+// forget one of them.
+type records struct {
+	store    Store
+	leases   Locker    // noLeases if the store has none
+	logouts  LogoutLog // noLogoutLog if the store has none
+	canSpend bool      // the store has leases: refresh tokens are safe to use
+	codec    codec
+	verify   tokenCheck
+	near     *nearCache
+	health   *component
+	count    *counters
+	logger   *slog.Logger
+	life     *lifetime
+
+	pending   func(userID string) *pending
+	keepNotes time.Duration          // how long a logout is remembered
+	unread    *bounded[*atomic.Bool] // users whose record could not be read; true while it is tried
+	silent    atomic.Bool            // the last call got no answer
+	probing   atomic.Bool            // somebody finds out when the store is back
+}
+
+// snapshot is what the store held at a moment. login is nil when there is no
+// session: nothing stored, something expired, or something unreadable.
+type snapshot struct {
+	stored    Record
+	login     *login
+	loggedOut time.Time // when the user was last logged out, if it was asked for
+}
+
+func newRecords(c config, near *nearCache, count *counters, life *lifetime) *records {
+	r := &records{
+		store: c.store, leases: noLeases{c.store}, logouts: noLogoutLog{c.store},
+		codec: c.codec, verify: c.verify, near: near, health: newComponent(),
+		count: count, logger: c.logger, life: life,
+		keepNotes: c.sessionTTL,
+		unread:    newBounded[*atomic.Bool](maxRemembered),
+	}
+	if locker, ok := c.store.(Locker); ok {
+		r.leases, r.canSpend = locker, true
+	}
+	if log, ok := c.store.(LogoutLog); ok {
+		r.logouts = log
+	}
+	return r
+}
+
+// read reads the user's record and keeps it in the near cache.
+func (r *records) read(ctx context.Context, userID string) (snapshot, error) {
+	ticket := r.near.ticket(userID)
+	started := time.Now()
+	rec, err := r.store.Get(ctx, userID)
+	if errors.Is(err, ErrNotFound) {
+		rec, err = Record{UserID: userID, Version: rec.Version}, nil
+	}
+	if err = r.observe(ctx, "read", started, err); err != nil {
+		return snapshot{}, err
+	}
+	return r.decode(ctx, rec, ticket, started)
+}
+
+// readLogout reads the user's record, and when the user was last logged out. The
+// result is to be written over, not to be served: its token is not checked.
+func (r *records) readLogout(ctx context.Context, userID string) (snapshot, error) {
+	started := time.Now()
+	rec, at, err := r.logouts.LoggedOutAt(ctx, userID)
+	if err = r.observe(ctx, "read", started, err); err != nil {
+		return snapshot{}, err
+	}
+	snap := r.unchecked(userID, rec)
+	if at.Before(started.Add(maxClockAhead)) { // else it is no time of a logout
+		snap.loggedOut = at
+	}
+	return snap, nil
+}
+
+// acquire tries to take the lease on a user and reads the record.
+func (r *records) acquire(ctx context.Context, userID, owner string, ttl time.Duration) (Lease, snapshot, error) {
+	ticket := r.near.ticket(userID)
+	started := time.Now()
+	lease, rec, err := r.leases.Acquire(ctx, userID, owner, ttl)
+	if err = r.observe(ctx, "lease", started, err); err != nil {
+		return Lease{}, snapshot{}, err
+	}
+	rec.UserID = ownerOf(rec, userID)
+	snap, err := r.decode(ctx, rec, ticket, started)
+	return lease, snap, err
+}
+
+// renew makes owner's lease last for ttl from now on, and reports whether it is
+// owner's still.
+func (r *records) renew(ctx context.Context, userID, owner string, ttl time.Duration) (bool, error) {
+	started := time.Now()
+	lease, _, err := r.leases.Acquire(ctx, userID, owner, ttl)
+	err = r.observe(ctx, "lease", started, err)
+	return err == nil && lease.Held, err
+}
+
+// release gives up owner's lease, with word of a failure for those who wait.
+func (r *records) release(ctx context.Context, userID, owner, note string, keep time.Duration) error {
+	started := time.Now()
+	return r.observe(ctx, "release", started, r.leases.Release(ctx, userID, owner, note, keep))
+}
+
+// save puts next in the place of old, and gives owner's lease up with it unless
+// owner is "". It returns next as it is stored, or ErrConflict.
+func (r *records) save(ctx context.Context, owner string, old Record, next *login) (*login, error) {
+	value, err := r.codec.encode(next)
+	if err != nil {
+		return nil, err
+	}
+	rec := Record{UserID: next.userID, Value: value, Expires: next.expires}
+	ticket := r.near.ticket(next.userID)
+	started := time.Now()
+	var stored Record
+	if owner == "" {
+		stored, err = r.store.Swap(ctx, old, rec)
+	} else {
+		stored, err = r.leases.SwapLeased(ctx, owner, old, rec)
+	}
+	err = r.observe(ctx, "write", started, err)
+	if err == nil {
+		saved := *next
+		saved.stored = stored
+		if r.pending(next.userID) == nil {
+			r.near.wrote(ticket, &saved, started)
+		} else {
+			r.near.markStale(next.userID)
+		}
+		return &saved, nil
+	}
+	r.near.markStale(next.userID) // by somebody else, or by us after all
+	return nil, err
+}
+
+// remove deletes old, or returns ErrConflict.
+func (r *records) remove(ctx context.Context, old Record) error {
+	started := time.Now()
+	return r.removed(ctx, old.UserID, started, r.store.Delete(ctx, old))
+}
+
+// removeLoggedOut deletes old because of a logout at the given time, or returns
+// ErrConflict.
+func (r *records) removeLoggedOut(ctx context.Context, old Record, at time.Time) error {
+	started := time.Now()
+	return r.removed(ctx, old.UserID, started, r.logouts.MarkLoggedOut(ctx, old, at, r.keepNotes))
+}
+
+func (r *records) removed(ctx context.Context, userID string, started time.Time, err error) error {
+	err = r.observe(ctx, "delete", started, err)
+	if err == nil {
+		r.near.remove(userID)
+	} else {
+		r.near.markStale(userID)
+	}
+	return err
+}
+
+// all walks over the sessions in the store, expired ones included. The walk ends
+// with the Service.
+func (r *records) all(ctx context.Context) iter.Seq2[*login, error] {
+	return func(yield func(*login, error) bool) {
+		if err := r.life.begin(); err != nil {
+			yield(nil, err)
+			return
+		}
+		begun := true
+		defer func() {
+			if begun {
+				r.life.end()
+			}
+		}()
+		started := time.Now()
+		for rec, err := range r.store.All(ctx) {
+			if err = r.observe(ctx, "list", started, err); err != nil {
+				yield(nil, err)
+				return
+			}
+			if checkUserID(rec.UserID) != nil {
+				continue
+			}
+			l := &login{userID: rec.UserID, expires: rec.Expires, stored: rec}
+			if rec.Expires.IsZero() || !r.codec.believed(rec) { // only the record itself tells
+				if l, err = r.codec.decode(rec); err != nil {
+					continue
+				}
+			}
+			// A caller may close the Service in the loop, which does not wait
+			// for the loop then.
+			r.life.end()
+			begun = false
+			if !yield(l, nil) {
+				return
+			}
+			if err := r.life.begin(); err != nil {
+				yield(nil, err)
+				return
+			}
+			begun = true
+			started = time.Now()
+		}
+	}
+}
+
+// decode turns a record into a snapshot and fills the near cache with it. It
+// fails when it cannot be told whether the token in the record is a good one.
+func (r *records) decode(ctx context.Context, rec Record, t ticket, readAt time.Time) (snapshot, error) {
+	snap := snapshot{stored: rec}
+	if !rec.Exists() {
+		r.near.drop(rec.UserID, t)
+		return snap, nil
+	}
+	l, err := r.codec.decode(rec)
+	if err != nil {
+		r.count.unreadable.Add(1)
+		r.logger.Warn("session: record is not a session", "user", rec.UserID, "reason", err)
+		r.near.drop(rec.UserID, t)
+		return snap, nil
+	}
+	if !l.live(readAt) {
+		r.near.drop(rec.UserID, t)
+		return snap, nil
+	}
+	if l, err = r.checked(ctx, l); err != nil {
+		return snapshot{}, err
+	}
+	snap.login = l
+	if r.pending(rec.UserID) == nil { // which is newer
+		r.near.fill(t, l, readAt)
+	}
+	return snap, nil
+}
+
+// unchecked is decode without the near cache and the token check.
+func (r *records) unchecked(userID string, rec Record) snapshot {
+	rec.UserID = ownerOf(rec, userID)
+	snap := snapshot{stored: rec}
+	if !rec.Exists() {
+		return snap
+	}
+	if l, err := r.codec.decode(rec); err == nil && l.live(time.Now()) {
+		snap.login = l
+	}
+	return snap
+}
+
+// checked returns l, or l with a token that is dead if a verifier refuses it:
+// then its refresh token, or the link, may bring a better one.
+func (r *records) checked(ctx context.Context, l *login) (*login, error) {
+	if r.verify == nil || !l.token.readable || r.near.holds(l.userID, l.token.raw) {
+		return l, nil
+	}
+	err := r.verify.run(ctx, l.token.raw)
+	if !errors.Is(err, errBadToken) {
+		return l, err
+	}
+	r.count.unreadable.Add(1)
+	r.logger.Warn("session: token in a record is not served", "user", l.userID, "reason", err)
+	refused := *l
+	refused.token.readable, refused.token.refused = false, true
+	return &refused, nil
+}
+
+// ownerOf is whose record it is: a store that leaves it out means the one that
+// was asked for.
+func ownerOf(rec Record, userID string) string {
+	if rec.UserID == "" {
+		return userID
+	}
+	return rec.UserID
+}
+
+// observe keeps the books on a store call and wraps its failure. ErrConflict is
+// part of the contract and the caller's own giving up is no failure of the
+// store's; a deadline of the caller's that passes is no answer either, though.
+func (r *records) observe(ctx context.Context, op string, started time.Time, err error) error {
+	took := time.Since(started)
+	switch {
+	case err == nil, errors.Is(err, ErrConflict):
+		r.silent.Store(false)
+		if r.health.worked(took) {
+			r.logger.Info("session: store answers again")
+		}
+		return err
+	case errors.Is(context.Cause(ctx), errOvertaken):
+		return errOvertaken
+	case ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return ctx.Err()
+	}
+	r.count.storeErrors.Add(1)
+	if r.health.failed(err, took) {
+		r.logger.Error("session: store does not answer", "op", op, "error", err)
+	}
+	if gaveUp(ctx) {
+		return ctx.Err()
+	}
+	r.wentSilent()
+	return storeError(op, err)
+}
+
+// wentSilent notes that the store does not answer, and has one goroutine find
+// out when it does again.
+func (r *records) wentSilent() {
+	r.silent.Store(true)
+	if r.probing.Load() || r.probing.Swap(true) {
+		return
+	}
+	if r.life.begin() != nil {
+		return
+	}
+	go func() {
+		defer r.life.end()
+		defer r.probing.Store(false)
+		for wait := probeFirst; r.silent.Load(); wait = min(2*wait, probeLast) {
+			if !pause(r.life.ctx, wait) {
+				return
+			}
+			_ = apart(func() error { return r.probe(r.life.ctx) })
+		}
+	}()
+}
+
+// away reports whether the user's record is known not to be readable just now:
+// because the store does not answer at all, or because of the part of it that
+// this record is on. Then it is read behind the caller, once at a time.
+func (r *records) away(ctx context.Context, userID string) bool {
+	if r.silent.Load() {
+		r.wentSilent() // should nobody be probing
+		return true
+	}
+	reading, marked := r.unread.load(userID)
+	if !marked {
+		return false
+	}
+	if reading.Swap(true) || r.life.begin() != nil {
+		return true
+	}
+	go func() {
+		defer r.life.end()
+		defer reading.Store(false)
+		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), storeTimeout, errTimeout)
+		defer cancel()
+		defer context.AfterFunc(r.life.ctx, cancel)()
+		if apart(func() error { _, err := r.read(ctx, userID); return err }) == nil {
+			r.unread.remove(userID)
+		}
+	}()
+	return true
+}
+
+// unreadable marks a user whose record could not be read.
+func (r *records) unreadable(userID string) {
+	r.unread.store(userID, new(atomic.Bool))
+}
+
+// probe reads the record of nobody.
+func (r *records) probe(ctx context.Context) error {
+	started := time.Now()
+	_, err := r.store.Get(ctx, probeUser)
+	if errors.Is(err, ErrNotFound) {
+		err = nil
+	}
+	return r.observe(ctx, "read", started, err)
+}
+
+// brief is ctx, less long if the store is known not to answer.
+func (r *records) brief(ctx context.Context) (context.Context, context.CancelFunc) {
+	if r.silent.Load() {
+		return context.WithTimeoutCause(ctx, storeBrief, errTimeout)
+	}
+	return ctx, func() {}
+}
+
+// noLeases is the Locker of a store that has none: everybody holds the lease,
+// and so refresh tokens are not spent under it.
+type noLeases struct{ Store }
+
+func (n noLeases) Acquire(ctx context.Context, userID, _ string, _ time.Duration) (Lease, Record, error) {
+	rec, err := n.Get(ctx, userID)
+	if errors.Is(err, ErrNotFound) {
+		rec, err = Record{UserID: userID, Version: rec.Version}, nil
+	}
+	return Lease{Held: true}, rec, err
+}
+
+func (n noLeases) Release(context.Context, string, string, string, time.Duration) error { return nil }
+
+func (n noLeases) SwapLeased(ctx context.Context, _ string, old, next Record) (Record, error) {
+	return n.Swap(ctx, old, next)
+}
+
+// noLogoutLog is the LogoutLog of a store that has none.
+type noLogoutLog struct{ Store }
+
+func (n noLogoutLog) MarkLoggedOut(ctx context.Context, old Record, _ time.Time, _ time.Duration) error {
+	return n.Delete(ctx, old)
+}
+
+func (n noLogoutLog) LoggedOutAt(ctx context.Context, userID string) (Record, time.Time, error) {
+	rec, err := n.Get(ctx, userID)
+	if errors.Is(err, ErrNotFound) {
+		rec, err = Record{UserID: userID, Version: rec.Version}, nil
+	}
+	return rec, time.Time{}, err
+}
+
+// apart runs do beside its caller. do calls a caller's store, transport or
+// verifier: if it panics, or ends its goroutine as a failing test does, that is
+// an error, where it would end the bot or leave its caller waiting.
+func apart(do func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		err := fmt.Errorf("%w: the store or the HTTP transport ended its goroutine", ErrStoreUnavailable)
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("%w: panic in the store or the HTTP transport: %T", ErrStoreUnavailable, p)
+			}
+			done <- err
+		}()
+		err = do()
+	}()
+	return <-done
+}
