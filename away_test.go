@@ -128,6 +128,9 @@ func (l *link) Watch(ctx context.Context, feed session.Feed) error {
 }
 
 func (l *link) MarkLoggedOut(ctx context.Context, old session.Record, at time.Time, _ time.Duration) error {
+	if l.readOnly.Load() {
+		return errAway
+	}
 	return l.write(func() error {
 		if err := l.MemoryStore.Delete(ctx, old); err != nil {
 			return err

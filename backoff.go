@@ -39,7 +39,7 @@ func (a *attempts) worked(userID string) {
 // failure holds only refreshes ahead back; or all of them, if the server asked
 // for that.
 func (a *attempts) failed(base snapshot, err error) {
-	if errors.Is(err, context.Canceled) || errors.Is(err, ErrClosed) || errors.Is(err, ErrStoreUnavailable) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, ErrClosed) || errors.Is(err, ErrStoreUnavailable) || isTokenCheck(err) {
 		return
 	}
 	next := attempt{failed: 1, cause: causeOf(err), err: err, token: tokenOf(base)}

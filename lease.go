@@ -74,6 +74,9 @@ func (r *refresher) tryLease(ctx context.Context, f *flight) (landed landing, no
 		}
 		return landing{snap.login, asOf}, "", nil
 	}
+	if snap.refused != nil { // what its refresh token brings may be good
+		snap.login = snap.refused
+	}
 	f.base, f.leased = snap, lease.Held
 	return landing{}, lease.Note, nil
 }

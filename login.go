@@ -94,6 +94,9 @@ func (s *Service) detached(ctx context.Context, e *event, limit time.Duration, d
 	}()
 	select {
 	case err := <-done:
+		if err != nil && s.life.late.Err() != nil {
+			return ErrClosed
+		}
 		return err
 	case <-ctx.Done():
 		e.answer()
@@ -281,7 +284,17 @@ func (s *Service) remove(ctx context.Context, e *event) (err error) {
 	defer done()
 	for {
 		brief, cancel := s.records.brief(writing)
-		err = s.removeOnce(brief, e.userID, p.since)
+		var now snapshot
+		if now, err = s.records.readLogout(brief, e.userID); err == nil {
+			// Later than what it ends, also if that was dated by a faster clock,
+			// and also if it ends it later.
+			if since := now.login.sinceOrZero(); !since.Before(p.since) {
+				at := s.clock.after(since)
+				p = &pending{userID: e.userID, since: at}
+				kept = s.outbox.put(e, p, nil)
+			}
+			err = s.records.removeLoggedOut(brief, now.stored, p.since)
+		}
 		cancel()
 		switch {
 		case err == nil:
@@ -295,16 +308,6 @@ func (s *Service) remove(ctx context.Context, e *event) (err error) {
 		}
 		return err
 	}
-}
-
-// removeOnce is one attempt: a read and a write.
-func (s *Service) removeOnce(ctx context.Context, userID string, at time.Time) error {
-	now, err := s.records.readLogout(ctx, userID)
-	if err != nil {
-		return err
-	}
-	at = s.clock.after(at, now.login.sinceOrZero())
-	return s.records.removeLoggedOut(ctx, now.stored, at)
 }
 
 // unlink removes the user's link. Who is making one is waited for.
@@ -412,16 +415,12 @@ func (s *Service) Refresh(ctx context.Context, userID, rejected string) (string,
 
 // session is the copy that callers get.
 func (l *login) session() *Session {
-	raw := l.token.raw
-	if l.token.refused {
-		raw = secret{}
-	}
 	return &Session{
 		MatrixUserID:   l.userID,
 		Email:          l.email,
 		Subject:        l.token.subject,
 		ExpiresAt:      l.expires,
 		TokenExpiresAt: l.token.expires,
-		token:          raw,
+		token:          l.token.raw,
 	}
 }

@@ -98,8 +98,8 @@ func (r refreshed) over(stored *login) *login {
 	switch {
 	case r.base == nil, stored == nil:
 		return nil
-	case !stored.since.IsZero() && !r.base.since.IsZero() && stored.since.After(r.base.since):
-		return nil // another session; the TypeScript service does not keep since
+	case beganAfter(stored, r.base):
+		return nil // another session
 	case !stored.sameSession(r.base), !stored.sameSession(r.next):
 		return nil
 	}
@@ -120,6 +120,17 @@ func (r refreshed) over(stored *login) *login {
 		next.token = stored.token
 	}
 	return next
+}
+
+// beganAfter reports whether stored is of a later login than l. The TypeScript
+// service does not keep when a session began; but it leaves an email only in
+// what a login of its own wrote, with a later end, or in what it changed
+// without giving it another one.
+func beganAfter(stored, l *login) bool {
+	if stored.since.IsZero() {
+		return stored.email != "" && stored.expires.After(l.expires)
+	}
+	return !l.since.IsZero() && stored.since.After(l.since)
 }
 
 // over returns what a pending login or refresh stores in the place of what is

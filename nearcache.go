@@ -107,11 +107,11 @@ func (e *nearEntry) young(now time.Time, maxAge time.Duration) bool {
 	return now.Sub(e.readAt) < maxAge && uint64(now.UnixNano()-e.readAt.UnixNano()) < uint64(maxAge)
 }
 
-// holds reports whether the user's entry, believed or not, has this token: then
-// it was found good when the entry was filled.
+// holds reports whether the user's entry has this token, and the record was not
+// written since: then it was found good when the entry was filled.
 func (n *nearCache) holds(userID string, token secret) bool {
 	e, ok := n.entries.load(userID)
-	return ok && e.login.token.raw.equal(token)
+	return ok && e.epoch != stale && e.login.token.raw.equal(token)
 }
 
 // ticket is drawn before a call of the store and handed in with its result.

@@ -15,7 +15,7 @@ func nearLogin(userID string, expires time.Time) *login {
 }
 
 func TestFillThatANoticeOvertookIsDiscarded(t *testing.T) {
-	n := newNearCache(10, 0, defaultSessionTTL)
+	n := newNearCache(10, 0, 0)
 	n.Trust(time.Time{}, 0)
 	l := nearLogin("@a:h", time.Now().Add(time.Hour))
 
@@ -41,7 +41,7 @@ func TestFillThatANoticeOvertookIsDiscarded(t *testing.T) {
 
 func TestTrustEndsWithItsLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := newNearCache(10, 0, defaultSessionTTL)
+		n := newNearCache(10, 0, 0)
 		n.Trust(time.Now().Add(time.Second), 0)
 		n.fill(n.ticket("@a:h"), nearLogin("@a:h", time.Now().Add(time.Hour)), time.Now())
 		_, ok := n.fresh("@a:h", time.Now())
@@ -60,7 +60,7 @@ func TestTrustEndsWithItsLease(t *testing.T) {
 
 func TestAgeCapBoundsBelief(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := newNearCache(10, 0, defaultSessionTTL)
+		n := newNearCache(10, 0, 0)
 		n.Trust(time.Time{}, time.Second)
 		n.fill(n.ticket("@a:h"), nearLogin("@a:h", time.Now().Add(time.Hour)), time.Now())
 		_, ok := n.fresh("@a:h", time.Now())
@@ -76,7 +76,7 @@ func TestAgeCapBoundsBelief(t *testing.T) {
 func stepped(now time.Time, wall time.Duration) time.Time { return now.Round(0).Add(wall) }
 
 func TestTrustDoesNotSurviveASleepOrAStepOfTheClock(t *testing.T) {
-	n := newNearCache(10, 0, defaultSessionTTL)
+	n := newNearCache(10, 0, 0)
 	now := time.Now()
 	n.Trust(now.Add(time.Second), 0)
 	n.fill(n.ticket("@a:h"), nearLogin("@a:h", now.Add(24*time.Hour)), now)
@@ -89,7 +89,7 @@ func TestTrustDoesNotSurviveASleepOrAStepOfTheClock(t *testing.T) {
 }
 
 func TestTokenAndSessionEndByTheWallClock(t *testing.T) {
-	n := newNearCache(10, 0, defaultSessionTTL)
+	n := newNearCache(10, 0, 0)
 	n.Trust(time.Time{}, 0)
 	now := time.Now()
 	n.fill(n.ticket("@a:h"), nearLogin("@a:h", now.Add(10*time.Minute).Truncate(time.Second)), now)
@@ -100,7 +100,7 @@ func TestTokenAndSessionEndByTheWallClock(t *testing.T) {
 }
 
 func TestNearCacheIsBounded(t *testing.T) {
-	n := newNearCache(1000, 0, defaultSessionTTL)
+	n := newNearCache(1000, 0, 0)
 	n.Trust(time.Time{}, 0)
 	var fills sync.WaitGroup
 	for worker := range 4 {
@@ -115,7 +115,7 @@ func TestNearCacheIsBounded(t *testing.T) {
 	require.LessOrEqual(t, n.entries.m.Size(), 1004)
 	require.Greater(t, n.entries.m.Size(), 500)
 
-	off := newNearCache(0, 0, defaultSessionTTL)
+	off := newNearCache(0, 0, 0)
 	off.Trust(time.Time{}, 0)
 	off.fill(off.ticket("@a:h"), nearLogin("@a:h", time.Now().Add(time.Hour)), time.Now())
 	_, ok := off.fresh("@a:h", time.Now())
@@ -123,7 +123,7 @@ func TestNearCacheIsBounded(t *testing.T) {
 }
 
 func TestHitsDoNotAllocate(t *testing.T) {
-	svc, err := New()
+	svc, err := New(WithSessionTTL(time.Hour))
 	require.NoError(t, err)
 	defer svc.Close()
 	require.Eventually(t, func() bool { // once the memory store vouches for its changes
@@ -139,7 +139,7 @@ func TestHitsDoNotAllocate(t *testing.T) {
 }
 
 func TestRefreshAheadIsSpreadPerToken(t *testing.T) {
-	n := newNearCache(10, 5*time.Minute, defaultSessionTTL)
+	n := newNearCache(10, 5*time.Minute, 0)
 	seen := make(map[time.Duration]bool)
 	for range 100 {
 		ahead := n.jittered()

@@ -28,7 +28,7 @@ func (s *Service) knownOrStored(ctx context.Context, userID string, waiting *pen
 	read := ctx
 	if known.token.state(time.Now(), 0) != dead {
 		var cancel context.CancelFunc
-		read, cancel = context.WithTimeoutCause(ctx, knownWait, errTimeout)
+		read, cancel = context.WithTimeoutCause(ctx, s.records.patience(), errTimeout)
 		defer cancel()
 	}
 	stored, err := s.storedOver(read, userID, waiting)
@@ -62,7 +62,12 @@ func (s *Service) storedOver(ctx context.Context, userID string, waiting *pendin
 	if snap.login == nil {
 		return nil, nil
 	}
-	return s.records.checked(ctx, snap.login)
+	if err := s.records.check(ctx, snap.login); errors.Is(err, errBadToken) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	return snap.login, nil
 }
 
 // withoutStore is the rest of a flight that found the store away: it replaces

@@ -141,6 +141,13 @@ func (l *login) live(now time.Time) bool {
 	return l.expires.IsZero() || l.expires.After(now)
 }
 
+// withoutToken is l with its token not to be served.
+func (l *login) withoutToken() *login {
+	without := *l
+	without.token.readable = false
+	return &without
+}
+
 // halfSpent is when half of the life is gone that a session has after use: from
 // then on, use extends it.
 func (l *login) halfSpent(ttl time.Duration) time.Time { return l.expires.Add(-ttl / 2) }

@@ -27,10 +27,10 @@ type records struct {
 	life     *lifetime
 
 	pending   func(userID string) *pending
-	keepNotes time.Duration          // how long a logout is remembered
-	unread    *bounded[*atomic.Bool] // users whose record could not be read; true while it is tried
-	silent    atomic.Bool            // the last call got no answer
-	probing   atomic.Bool            // somebody finds out when the store is back
+	keepNotes time.Duration // how long a logout is remembered
+	unread    *bounded[unread]
+	silent    atomic.Bool // the last call got no answer
+	probing   atomic.Bool // somebody finds out when the store is back
 }
 
 // snapshot is what the store held at a moment. login is nil when there is no
@@ -38,6 +38,7 @@ type records struct {
 type snapshot struct {
 	stored    Record
 	login     *login
+	refused   *login    // instead, if its token was refused, but it has a refresh token
 	loggedOut time.Time // when the user was last logged out, if it was asked for
 }
 
@@ -47,7 +48,7 @@ func newRecords(c config, near *nearCache, count *counters, life *lifetime) *rec
 		codec: c.codec, verify: c.verify, near: near, health: newComponent(),
 		count: count, logger: c.logger, life: life,
 		keepNotes: c.sessionTTL,
-		unread:    newBounded[*atomic.Bool](maxRemembered),
+		unread:    newBounded[unread](maxRemembered),
 	}
 	if locker, ok := c.store.(Locker); ok {
 		r.leases, r.canSpend = locker, true
@@ -224,18 +225,22 @@ func (r *records) decode(ctx context.Context, rec Record, t ticket, readAt time.
 		return snap, nil
 	}
 	l, err := r.codec.decode(rec)
+	if err == nil && l.live(readAt) {
+		err = r.check(ctx, l)
+	}
+	switch {
+	case errors.Is(err, ErrAuthUnavailable), ctx.Err() != nil && err != nil:
+		return snapshot{}, err
+	case errors.Is(err, errBadToken) && !l.refresh.empty() && r.canSpend:
+		snap.refused = l.withoutToken()
+	}
 	if err != nil {
 		r.count.unreadable.Add(1)
 		r.logger.Warn("session: record is not a session", "user", rec.UserID, "reason", err)
+	}
+	if err != nil || !l.live(readAt) {
 		r.near.drop(rec.UserID, t)
 		return snap, nil
-	}
-	if !l.live(readAt) {
-		r.near.drop(rec.UserID, t)
-		return snap, nil
-	}
-	if l, err = r.checked(ctx, l); err != nil {
-		return snapshot{}, err
 	}
 	snap.login = l
 	if r.pending(rec.UserID) == nil { // which is newer
@@ -257,21 +262,12 @@ func (r *records) unchecked(userID string, rec Record) snapshot {
 	return snap
 }
 
-// checked returns l, or l with a token that is dead if a verifier refuses it:
-// then its refresh token, or the link, may bring a better one.
-func (r *records) checked(ctx context.Context, l *login) (*login, error) {
-	if r.verify == nil || !l.token.readable || r.near.holds(l.userID, l.token.raw) {
-		return l, nil
+// check returns nil unless a verifier refuses the token of l, or cannot tell.
+func (r *records) check(ctx context.Context, l *login) error {
+	if r.verify == nil || r.near.holds(l.userID, l.token.raw) {
+		return nil
 	}
-	err := r.verify.run(ctx, l.token.raw)
-	if !errors.Is(err, errBadToken) {
-		return l, err
-	}
-	r.count.unreadable.Add(1)
-	r.logger.Warn("session: token in a record is not served", "user", l.userID, "reason", err)
-	refused := *l
-	refused.token.readable, refused.token.refused = false, true
-	return &refused, nil
+	return r.verify.run(ctx, l.token.raw)
 }
 
 // ownerOf is whose record it is: a store that leaves it out means the one that
@@ -324,38 +320,49 @@ func (r *records) wentSilent() {
 	go func() {
 		defer r.life.end()
 		defer r.probing.Store(false)
-		for wait := probeFirst; r.silent.Load(); wait = min(2*wait, probeLast) {
-			if !pause(r.life.ctx, wait) {
+		for wait := time.Duration(0); r.silent.Load(); wait = min(2*wait+probeFirst, probeLast) {
+			if wait > 0 && !pause(r.life.ctx, wait) {
 				return
 			}
-			_ = apart(func() error { return r.probe(r.life.ctx) })
+			ctx, cancel := context.WithTimeoutCause(r.life.ctx, knownWait, errTimeout)
+			_ = apart(func() error { return r.probe(ctx) })
+			cancel()
 		}
 	}()
 }
 
-// away reports whether the user's record is known not to be readable just now:
-// because the store does not answer at all, or because of the part of it that
-// this record is on. Then it is read behind the caller, once at a time.
+// unread marks a user whose record could not be read.
+type unread struct {
+	failed  time.Time    // when that was last found
+	reading *atomic.Bool // somebody is trying again
+}
+
+// away reports whether the user's record could not be read a moment ago, and the
+// store does not answer at all since or it was only a moment. Then it is read
+// behind the caller, one call at a time: a Cluster may be away in part.
 func (r *records) away(ctx context.Context, userID string) bool {
-	if r.silent.Load() {
+	silent := r.silent.Load()
+	if silent {
 		r.wentSilent() // should nobody be probing
-		return true
 	}
-	reading, marked := r.unread.load(userID)
-	if !marked {
+	mark, marked := r.unread.load(userID)
+	recent := time.Since(mark.failed) < knownAgain
+	if !marked || !silent && !recent {
 		return false
 	}
-	if reading.Swap(true) || r.life.begin() != nil {
+	if silent && recent || mark.reading.Swap(true) || r.life.begin() != nil {
 		return true
 	}
 	go func() {
 		defer r.life.end()
-		defer reading.Store(false)
+		defer mark.reading.Store(false)
 		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), storeTimeout, errTimeout)
 		defer cancel()
 		defer context.AfterFunc(r.life.ctx, cancel)()
 		if apart(func() error { _, err := r.read(ctx, userID); return err }) == nil {
 			r.unread.remove(userID)
+		} else {
+			r.unread.store(userID, unread{time.Now(), mark.reading})
 		}
 	}()
 	return true
@@ -363,7 +370,15 @@ func (r *records) away(ctx context.Context, userID string) bool {
 
 // unreadable marks a user whose record could not be read.
 func (r *records) unreadable(userID string) {
-	r.unread.store(userID, new(atomic.Bool))
+	r.unread.store(userID, unread{time.Now(), new(atomic.Bool)})
+}
+
+// patience is how long a read may take that has a known session to fall back on.
+func (r *records) patience() time.Duration {
+	if r.silent.Load() {
+		return knownWaitSilent
+	}
+	return knownWait
 }
 
 // probe reads the record of nobody.

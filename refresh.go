@@ -264,12 +264,12 @@ func (r *refresher) obey(ctx context.Context, f *flight, now snapshot, asOf uint
 	if now.login == nil {
 		return landing{}, fmt.Errorf("%w: logged out meanwhile", ErrNotLoggedIn)
 	}
-	l, err := r.records.checked(ctx, now.login)
+	err := r.records.check(ctx, now.login)
 	switch {
-	case err != nil:
+	case err != nil && !errors.Is(err, errBadToken):
 		return landing{}, err
-	case f.satisfied(l):
-		return landing{l, asOf}, nil
+	case err == nil && f.satisfied(now.login):
+		return landing{now.login, asOf}, nil
 	}
 	return landing{}, errOvertaken
 }

@@ -63,7 +63,7 @@ func TestFlightDoesNotReturnADeadTokenFromTheStore(t *testing.T) {
 		result, release := held(t, w)
 		w.put(alice, tsRecord(w.auth.MintToken(email, time.Now().Add(20*time.Second)), email, "{}"))
 		release()
-		require.ErrorIs(t, <-result, session.ErrAuthUnavailable)
+		require.NoError(t, <-result, "it was replaced by what the flight brought")
 		mustToken(t, w.svc, alice)
 	})
 }

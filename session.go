@@ -153,14 +153,18 @@ func (s *Service) Close() error {
 	s.life.cancel()
 	s.near.close()
 	var errs []error
+	began := time.Now()
+	limit := began.Add(closeTimeout)
 	spent := s.life.waitSpent(spentTimeout)
-	if !s.life.wait(closeTimeout) || !spent {
-		errs = append(errs, fmt.Errorf("session: Close: calls still running after %s", closeTimeout))
+	if time.Since(began) > closeGrace { // what it brought may have to be written
+		limit = later(limit, time.Now().Add(storeTimeout))
+	}
+	if !s.life.wait(time.Until(limit)-closeGrace) || !spent {
+		errs = append(errs, fmt.Errorf("session: Close: calls still running after %s", time.Since(began).Round(time.Millisecond)))
 	}
 	s.life.cancelAll()
-	s.life.wait(closeGrace)
-	limit := time.Now().Add(closeTimeout)
-	if left := s.outbox.close(closeTimeout); left > 0 {
+	s.life.wait(time.Until(limit))
+	if left := s.outbox.close(time.Until(limit)); left > 0 {
 		errs = append(errs, fmt.Errorf("%w: Close: %d logins, logouts and refreshes were not stored", ErrStoreUnavailable, left))
 	}
 	for _, closer := range s.closers {

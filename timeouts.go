@@ -18,8 +18,11 @@ const (
 	probeLast    = 250 * time.Millisecond
 
 	// How long a read may take when there is a known session to serve in the
-	// place of its result.
-	knownWait = 500 * time.Millisecond
+	// place of its result, also of a store that does not answer others; and how
+	// long a read that failed speaks for the next.
+	knownWait       = 500 * time.Millisecond
+	knownWaitSilent = 50 * time.Millisecond
+	knownAgain      = time.Second
 
 	// A writer that meets another one tries again after up to this long.
 	conflictJitter = 5 * time.Millisecond

@@ -15,6 +15,7 @@ func (r *records) watch(watcher Watcher) {
 		if r.life.ctx.Err() != nil {
 			return
 		}
+		r.wentSilent() // perhaps: it is probed at once
 		if time.Since(started) > time.Minute {
 			attempt = 0
 		}
