@@ -257,6 +257,15 @@ func (a *authClient) turn(ctx context.Context, c authCall) (end func(), err erro
 	return nil, &AuthError{Op: c.op, Message: "not asked", kind: ErrAuthUnavailable, cause: errNoTurn}
 }
 
+// hasTurns reports whether a call would run at once.
+func (a *authClient) hasTurns() bool {
+	free := a.turns.TryAcquire(1)
+	if free {
+		a.turns.Release(1)
+	}
+	return free
+}
+
 // attempt makes a call once, through the breaker, and turns everything but the
 // expected answer into an error.
 func (a *authClient) attempt(ctx context.Context, c authCall) (*authAnswer, error) {

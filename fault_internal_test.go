@@ -71,7 +71,7 @@ func TestFloodOfUnlinkedUsersIsBoundedInMemory(t *testing.T) {
 // leases in memory, does not take part in a step.)
 func (s *Service) stepClock(d time.Duration) {
 	s.near.renew(func(t *trust) { t.given -= d.Nanoseconds() })
-	s.clock.last.Add(-d.Microseconds())
+	s.refresher.clock.last.Add(-d.Microseconds())
 	for _, p := range s.outbox.all() {
 		p.event.user.turn <- struct{}{} // nobody else looks at it
 		p.since = p.since.Add(-d)

@@ -113,7 +113,7 @@ func (s *Service) install(ctx context.Context, e *event, next *login) (*login, e
 	}
 	defer done()
 	s.forget(e.userID)
-	next.since = s.clock.now()
+	next.since = s.refresher.clock.now()
 	for {
 		brief, cancel := s.records.brief(writing)
 		installed, err := s.installOnce(brief, e, next)
@@ -123,8 +123,11 @@ func (s *Service) install(ctx context.Context, e *event, next *login) (*login, e
 			s.outbox.doneBefore(e)
 			s.forget(e.userID)
 			return installed, nil
-		case errors.Is(err, ErrConflict) && pauseUpTo(writing, conflictJitter):
-			continue
+		case errors.Is(err, ErrConflict):
+			if pauseUpTo(writing, conflictJitter) {
+				continue
+			}
+			return nil, s.overtakenBy(overtakenOr(context.Cause(writing), storeError("write", err)))
 		case errors.Is(err, ErrStoreUnavailable):
 			return s.installLater(e, next, err)
 		}
@@ -138,7 +141,7 @@ func (s *Service) installOnce(ctx context.Context, e *event, next *login) (*logi
 	if err != nil {
 		return nil, err
 	}
-	next.since = s.clock.after(next.since, base.login.sinceOrZero(), base.loggedOut)
+	next.since = s.refresher.clock.after(next.since, base.login.sinceOrZero(), base.loggedOut)
 	merged, same := mergeLogin(base.login, next, s.outbox.of(e.userID).startsClean())
 	if !same {
 		s.logger.Info("session: login as another account, starting a new session", "user", e.userID)

@@ -61,7 +61,7 @@ func (s *Service) remove(ctx context.Context, e *event) (err error) {
 	if !e.claim() {
 		return errOvertaken
 	}
-	p := &pending{userID: e.userID, since: s.clock.after(s.refresher.lastKnown(e.userID).sinceOrZero())}
+	p := &pending{userID: e.userID, since: s.refresher.clock.after(s.refresher.lastKnown(e.userID).sinceOrZero())}
 	kept := s.outbox.put(e, p, nil)
 	s.near.remove(e.userID)
 	s.forget(e.userID)
@@ -84,7 +84,7 @@ func (s *Service) remove(ctx context.Context, e *event) (err error) {
 			// Later than what it ends, also if that was dated by a faster clock,
 			// and also if it ends it later.
 			if since := now.login.sinceOrZero(); !since.Before(p.since) {
-				at := s.clock.after(since)
+				at := s.refresher.clock.after(since)
 				p = &pending{userID: e.userID, since: at}
 				kept = s.outbox.put(e, p, nil)
 			}

@@ -134,28 +134,21 @@ func (n *nearCache) stripe(userID string) *notices {
 // fill keeps what a read returned, unless the user's record changed since the
 // ticket was drawn.
 func (n *nearCache) fill(t ticket, l *login, readAt time.Time) {
-	n.put(t, l, readAt, false)
-}
-
-func (n *nearCache) put(t ticket, l *login, at time.Time, written bool) {
 	if n.entries.max == 0 {
 		return
 	}
-	e := &nearEntry{
+	stripe := n.stripe(l.userID)
+	n.entries.storeIf(l.userID, n.entry(t.epoch, l, readAt), func() bool { return stripe.notices.Load() == t.notices })
+}
+
+func (n *nearCache) entry(epoch uint64, l *login, at time.Time) *nearEntry {
+	return &nearEntry{
 		raw:        l.token.raw.reveal(),
-		epoch:      t.epoch,
+		epoch:      epoch,
 		freshUntil: l.freshUntil(n.jittered(), n.ttl),
 		login:      l,
 		readAt:     at,
 	}
-	stripe := n.stripe(l.userID)
-	n.entries.storeIf(l.userID, e, func() bool {
-		if written && stripe.notices.Load() != t.notices && stripe.ends.Load() == t.ends {
-			e.epoch = stale
-			return true
-		}
-		return stripe.notices.Load() == t.notices
-	})
 }
 
 // drop removes the entry of a user whom a read found without a session.
@@ -191,17 +184,19 @@ func (l *login) freshUntil(ahead, ttl time.Duration) int64 {
 	return until
 }
 
-// wrote keeps what a write stored. It is believed unless a notice came since the
-// ticket was drawn, which may have been that of the write itself; and it is not
-// kept if the session has ended since.
+// wrote keeps what a write stored for while the store is away, unless the session
+// has ended since the ticket was drawn. It is read before it is believed, because
+// somebody else may have written since.
 func (n *nearCache) wrote(t ticket, l *login, at time.Time) {
-	n.put(t, l, at, true)
+	n.markStale(l.userID)
+	stripe := n.stripe(l.userID)
+	n.entries.storeIf(l.userID, n.entry(stale, l, at), func() bool { return stripe.ends.Load() == t.ends })
 }
 
 // markStale keeps the user's entry only for while the store is away, and wakes
 // those who wait for a change.
 func (n *nearCache) markStale(userID string) {
-	n.stripe(userID).notices.Add(1) // before the change: see put
+	n.stripe(userID).notices.Add(1) // before the change: see fill
 	n.entries.m.Compute(userID, func(e *nearEntry, loaded bool) (*nearEntry, xsync.ComputeOp) {
 		if !loaded || e.epoch == stale {
 			return e, xsync.CancelOp
@@ -219,7 +214,7 @@ func (n *nearCache) markStale(userID string) {
 // who wait for a change.
 func (n *nearCache) remove(userID string) {
 	stripe := n.stripe(userID)
-	stripe.ends.Add(1) // before the removal: see put
+	stripe.ends.Add(1) // before the removal: see fill
 	stripe.notices.Add(1)
 	n.entries.remove(userID)
 	if n.waiting.Load() > 0 {

@@ -13,17 +13,16 @@ import (
 // knownOrStored returns what the store holds of a user of whom something is
 // pending or in the near cache, or else that. A store that is known not to answer
 // is not waited for: one probe at a time finds out when it does.
-func (s *Service) knownOrStored(ctx context.Context, userID string, waiting *pending, e *nearEntry) (*login, error) {
+func (s *Service) knownOrStored(ctx context.Context, userID string, waiting *pending, e *nearEntry) (l *login, believed bool, err error) {
 	known := waiting.session(time.Now())
 	if waiting == nil {
 		known = e.login
 	}
 	if known == nil { // it has expired
-		return nil, nil
+		return nil, false, nil
 	}
 	if s.records.away(ctx, userID) {
-		s.count.hits.inc()
-		return known, nil
+		return known, false, nil
 	}
 	read := ctx
 	if known.token.state(time.Now(), 0) != dead {
@@ -34,14 +33,12 @@ func (s *Service) knownOrStored(ctx context.Context, userID string, waiting *pen
 	stored, err := s.storedOver(read, userID, waiting)
 	switch {
 	case gaveUp(ctx):
-		return nil, ctx.Err()
+		return nil, false, ctx.Err()
 	case errors.Is(err, ErrStoreUnavailable), gaveUp(read) || read.Err() != nil:
 		s.records.unreadable(userID)
-		return known, nil
-	case err != nil:
-		return nil, err
+		return known, false, nil
 	}
-	return stored, nil
+	return stored, false, err
 }
 
 // storedOver returns what the store holds, with what is pending for the user

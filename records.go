@@ -20,7 +20,8 @@ type records struct {
 	codec    codec
 	verify   tokenCheck
 	near     *nearCache
-	health   *component
+	health   *component // of the store as a whole
+	writing  *component // of writes alone: a store may refuse only these
 	count    *counters
 	logger   *slog.Logger
 	life     *lifetime
@@ -44,7 +45,7 @@ type snapshot struct {
 func newRecords(c config, near *nearCache, count *counters, life *lifetime) *records {
 	r := &records{
 		store: c.store, leases: noLeases{c.store}, logouts: noLogoutLog{c.store},
-		codec: c.codec, verify: c.verify, near: near, health: newComponent(),
+		codec: c.codec, verify: c.verify, near: near, health: newComponent(), writing: newComponent(),
 		count: count, logger: c.logger, life: life,
 		keepNotes: c.sessionTTL,
 		unread:    newBounded[unread](maxRemembered),
@@ -69,7 +70,7 @@ func (r *records) read(ctx context.Context, userID string) (snapshot, error) {
 	if err = r.observe(ctx, "read", started, err); err != nil {
 		return snapshot{}, err
 	}
-	return r.decode(ctx, rec, ticket, started)
+	return r.decode(ctx, r.own(rec, userID), ticket, started)
 }
 
 // readLogout reads the user's record, and when the user was last logged out. The
@@ -95,8 +96,7 @@ func (r *records) acquire(ctx context.Context, userID, owner string, ttl time.Du
 	if err = r.observe(ctx, "lease", started, err); err != nil {
 		return Lease{}, snapshot{}, err
 	}
-	rec.UserID = ownerOf(rec, userID)
-	snap, err := r.decode(ctx, rec, ticket, started)
+	snap, err := r.decode(ctx, r.own(rec, userID), ticket, started)
 	return lease, snap, err
 }
 
@@ -250,7 +250,7 @@ func (r *records) decode(ctx context.Context, rec Record, t ticket, readAt time.
 
 // unchecked is decode without the near cache and the token check.
 func (r *records) unchecked(userID string, rec Record) snapshot {
-	rec.UserID = ownerOf(rec, userID)
+	rec = r.own(rec, userID)
 	snap := snapshot{stored: rec}
 	if !rec.Exists() {
 		return snap
@@ -269,11 +269,14 @@ func (r *records) check(ctx context.Context, l *login) error {
 	return r.verify.run(ctx, l.token.raw)
 }
 
-// ownerOf is whose record it is: a store that leaves it out means the one that
-// was asked for.
-func ownerOf(rec Record, userID string) string {
-	if rec.UserID == "" {
-		return userID
+// own is rec if it is the user's: what a store returns for one user is not
+// believed of another. One that leaves the user out means who was asked for.
+func (r *records) own(rec Record, userID string) Record {
+	if rec.UserID != "" && rec.UserID != userID {
+		r.count.unreadable.Add(1)
+		r.logger.Error("session: the store returned another user's record", "user", userID)
+		return Record{UserID: userID}
 	}
-	return rec.UserID
+	rec.UserID = userID
+	return rec
 }

@@ -62,10 +62,10 @@ type Service struct {
 	refresher  *refresher
 	auth       *authClient
 	loginLimit *loginLimit
-	clock      *clock
 	logger     *slog.Logger
 	count      *counters
 	life       *lifetime
+	probes     probes
 }
 
 // settings are what the options said.
@@ -123,7 +123,7 @@ func New(opts ...Option) (*Service, error) {
 	s := &Service{
 		settings: set, near: near, records: records, outbox: outbox, order: order, auth: auth,
 		loginLimit: newLoginLimit(*c.loginBurst, c.loginEvery, maxRemembered),
-		clock:      clock, logger: c.logger, count: count, life: life,
+		logger:     c.logger, count: count, life: life,
 		refresher: &refresher{
 			settings: set, records: records, outbox: outbox, order: order, auth: auth,
 			clock: clock, count: count, logger: c.logger, life: life,

@@ -19,6 +19,9 @@ func (r *records) observe(ctx context.Context, op string, started time.Time, err
 	switch {
 	case err == nil, errors.Is(err, ErrConflict):
 		r.silent.Store(false)
+		if writes(op) {
+			r.writing.worked(took)
+		}
 		if r.health.worked(took) {
 			r.logger.Info("session: store answers again")
 		}
@@ -29,6 +32,9 @@ func (r *records) observe(ctx context.Context, op string, started time.Time, err
 		return ctx.Err()
 	}
 	r.count.storeErrors.Add(1)
+	if writes(op) {
+		r.writing.failed(err, took)
+	}
 	if r.health.failed(err, took) {
 		r.logger.Error("session: store does not answer", "op", op, "error", err)
 	}
@@ -38,6 +44,9 @@ func (r *records) observe(ctx context.Context, op string, started time.Time, err
 	r.wentSilent()
 	return storeError(op, err)
 }
+
+// writes reports whether an operation changes the store.
+func writes(op string) bool { return op == "write" || op == "delete" || op == "lease" }
 
 // wentSilent notes that the store does not answer, and has one goroutine find
 // out when it does again.

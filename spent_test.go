@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -218,19 +216,25 @@ func TestLivingHolderKeepsItsLease(t *testing.T) {
 }
 
 // longer answers a refresh with a token that is longer than those before.
-func longer(w http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
-	recorder := httptest.NewRecorder()
-	answer(recorder, r)
-	var body map[string]any
-	if err := json.Unmarshal(recorder.Body.Bytes(), &body); err != nil {
-		panic(err)
-	}
-	parts := strings.Split(body["accessToken"].(string), ".")
-	claims, err := base64.RawURLEncoding.DecodeString(parts[1])
+var longer = changed(func(claims, _ map[string]any) { claims["roles"] = strings.Repeat("r", 2000) })
+
+func claimsOf(token string) (claims map[string]any) {
+	encoded, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[1])
 	if err != nil {
 		panic(err)
 	}
-	parts[1] = base64.RawURLEncoding.EncodeToString([]byte(strings.Replace(string(claims), "{", `{"roles":"`+strings.Repeat("r", 2000)+`",`, 1)))
-	body["accessToken"] = strings.Join(parts, ".")
-	sessiontest.JSON(body)(w, r, answer)
+	if err := json.Unmarshal(encoded, &claims); err != nil {
+		panic(err)
+	}
+	return claims
+}
+
+func withClaims(token string, claims map[string]any) string {
+	encoded, err := json.Marshal(claims)
+	if err != nil {
+		panic(err)
+	}
+	parts := strings.Split(token, ".")
+	parts[1] = base64.RawURLEncoding.EncodeToString(encoded)
+	return strings.Join(parts, ".")
 }

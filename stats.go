@@ -3,8 +3,6 @@ package session
 import (
 	"context"
 	"errors"
-	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -20,7 +18,7 @@ type Stats struct {
 	SSOLinkEnabled bool
 
 	Hits   int64 // tokens served from memory
-	Misses int64 // tokens that took a read of the store
+	Misses int64 // those that took a read of the store, or a refresh
 	Waits  int64 // callers who waited for a refresh that another had begun
 
 	RefreshesByLink  int64 // tokens from the SSO-Link, new sessions included
@@ -133,109 +131,4 @@ func (s *Service) Stats(ctx context.Context) (Stats, error) {
 		}
 	}
 	return stats, nil
-}
-
-// Health is what [Service.Health] returns.
-type Health struct {
-	Store ComponentHealth
-	Auth  ComponentHealth
-	// Queued is how many logins, log-outs and refreshes wait for the store.
-	Queued int
-	// Degraded says that the Service serves what it knows because the store
-	// or the auth server does not answer.
-	Degraded bool
-}
-
-// ComponentHealth describes the store or the auth server as this Service sees
-// it.
-type ComponentHealth struct {
-	OK        bool
-	Latency   time.Duration // of the last call
-	Since     time.Time     // when OK last changed, or the Service was made
-	LastError string        // the last failure, also after recovery; "" for none
-}
-
-// Health asks the store and the auth server for a sign of life, both at once,
-// and reports what came of it and since when it has been so. It takes no
-// longer than ctx allows and returns no error: what is wrong is in the answer.
-// The auth server is asked with a link check, which tries URL, path and
-// service key at once, or for its public keys without an SSO-Link. Safe for
-// concurrent use; a closed Service reports what it last knew.
-func (s *Service) Health(ctx context.Context) Health {
-	if s.life.begin() == nil {
-		defer s.life.end()
-		var probes sync.WaitGroup
-		probes.Go(func() {
-			defer s.records.health.caught()
-			_ = s.records.probe(ctx)
-		})
-		probes.Go(func() {
-			defer s.auth.health.caught()
-			s.auth.probe(ctx, s.linkEnabled)
-		})
-		probes.Wait()
-	}
-	h := Health{Store: s.records.health.report(), Auth: s.auth.health.report()}
-	h.Queued = s.outbox.len()
-	h.Degraded = !h.Store.OK || !h.Auth.OK || h.Queued > 0
-	return h
-}
-
-// probeUser is nobody: its record never exists.
-const probeUser = "@health.probe:invalid"
-
-// component remembers how calls to the store or the auth server went.
-type component struct {
-	mu       sync.Mutex
-	last     ComponentHealth // guarded by mu
-	reported bool            // guarded by mu; OK as it was last said
-	saidAt   time.Time       // guarded by mu
-}
-
-// saidApart keeps a store that can be read but not written from filling the log.
-const saidApart = 5 * time.Second
-
-func newComponent() *component {
-	return &component{last: ComponentHealth{OK: true, Since: time.Now()}, reported: true}
-}
-
-// worked and failed record how a call went and report whether it is time to say
-// that calls go otherwise than before.
-func (c *component) worked(latency time.Duration) (changed bool) {
-	return c.record(nil, latency)
-}
-
-func (c *component) failed(err error, latency time.Duration) (changed bool) {
-	return c.record(err, latency)
-}
-
-// caught, deferred, takes a panic in a caller's store or transport for a
-// failure: in a goroutine of ours it would end the bot.
-func (c *component) caught() {
-	if p := recover(); p != nil {
-		c.failed(fmt.Errorf("panic: %T", p), 0)
-	}
-}
-
-func (c *component) record(err error, latency time.Duration) (changed bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if ok := err == nil; ok != c.last.OK {
-		c.last.OK, c.last.Since = ok, time.Now()
-	}
-	if c.last.OK != c.reported && time.Since(c.saidAt) >= saidApart {
-		c.reported, c.saidAt = c.last.OK, time.Now()
-		changed = true
-	}
-	c.last.Latency = latency
-	if err != nil {
-		c.last.LastError = printable(err.Error())
-	}
-	return changed
-}
-
-func (c *component) report() ComponentHealth {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.last
 }

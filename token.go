@@ -55,13 +55,21 @@ func (s *Service) Token(ctx context.Context, userID string) (string, error) {
 func (s *Service) usable(ctx context.Context, userID string) (*login, error) {
 	e := s.order.begin(userID, false)
 	defer e.end()
-	l, err := s.known(ctx, userID)
+	l, believed, err := s.find(ctx, userID)
 	if err != nil {
 		return nil, err
 	}
 	if l != nil {
 		s.extend(ctx, l)
-		switch l.token.state(time.Now(), s.ahead) {
+		state := l.token.state(time.Now(), s.ahead)
+		switch {
+		case state == dead:
+		case believed:
+			s.count.hits.inc()
+		default:
+			s.count.misses.Add(1)
+		}
+		switch state {
 		case fresh:
 			return l, nil
 		case aging:
@@ -69,6 +77,7 @@ func (s *Service) usable(ctx context.Context, userID string) (*login, error) {
 			return l, nil
 		}
 	}
+	s.count.misses.Add(1)
 	if l == nil && s.refresher.isUnlinked(userID) {
 		return nil, fmt.Errorf("%w: no link", ErrNotLoggedIn)
 	}
@@ -77,27 +86,31 @@ func (s *Service) usable(ctx context.Context, userID string) (*login, error) {
 	}})
 }
 
-// known returns the user's live session from the near cache or else from the
+// known returns the user's live session, or nil when there is none.
+func (s *Service) known(ctx context.Context, userID string) (*login, error) {
+	l, _, err := s.find(ctx, userID)
+	return l, err
+}
+
+// find returns the user's live session from the near cache or else from the
 // store, or nil when there is none. While the store is away, what was last
 // known stands in for it: see outage.go.
-func (s *Service) known(ctx context.Context, userID string) (*login, error) {
+func (s *Service) find(ctx context.Context, userID string) (l *login, believed bool, err error) {
 	waiting := s.outbox.of(userID)
 	if waiting.isLogout() {
-		return nil, nil
+		return nil, true, nil
 	}
 	e, believed, ok := s.near.get(userID, time.Now())
 	if believed && waiting == nil {
-		s.count.hits.inc()
-		return e.login, nil
+		return e.login, true, nil
 	}
-	s.count.misses.Add(1)
 	if ok || waiting != nil {
 		return s.knownOrStored(ctx, userID, waiting, e)
 	}
 	ctx, cancel := s.records.brief(ctx)
 	defer cancel()
 	snap, err := s.records.read(ctx, userID)
-	return snap.login, err
+	return snap.login, false, err
 }
 
 // refreshAhead replaces an aging token behind its callers, unless that is
