@@ -161,8 +161,12 @@ func TestHashSlotIsTheOneOfTheSpecification(t *testing.T) {
 			t.Errorf("slot of %q is %d, want %d", key, got, slot)
 		}
 	}
+	keys, err := newRedisKeys("a:")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, slot := range []int{0, 1, 8191, 16383} {
-		if got := hashSlot(slotTag(slot)); got != slot {
+		if got := hashSlot(keys.slotTag(slot)); got != slot {
 			t.Errorf("tag for slot %d hashes to %d", slot, got)
 		}
 	}

@@ -42,10 +42,10 @@ func (s *Service) Health(ctx context.Context) Health {
 		store := s.probes.store.start(s.life, 0, s.records.health, s.records.checkHealth)
 		auth := s.probes.auth.start(s.life, probeFor, s.auth.health, func(ctx context.Context) { s.auth.probe(ctx, s.linkEnabled) })
 		started := time.Now()
-		if !ended(ctx, store) {
+		if !endedIn(ctx, store) {
 			s.records.health.failed(errNoSignOfLife, time.Since(started))
 		}
-		if !ended(ctx, auth) && s.auth.hasTurns() { // else the calls that run know more
+		if !endedIn(ctx, auth) && s.auth.hasTurns() { // else the calls that run know more
 			s.auth.health.failed(errNoSignOfLife, time.Since(started))
 		}
 	}
@@ -57,8 +57,8 @@ func (s *Service) Health(ctx context.Context) Health {
 
 var errNoSignOfLife = errors.New("no answer within the deadline of the probe")
 
-// ended waits for a probe as long as ctx allows, and reports whether it ended.
-func ended(ctx context.Context, probe <-chan struct{}) bool {
+// endedIn waits for a probe as long as ctx allows, and reports whether it ended.
+func endedIn(ctx context.Context, probe <-chan struct{}) bool {
 	select {
 	case <-probe:
 		return true

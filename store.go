@@ -2,7 +2,10 @@ package session
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"iter"
+	"log/slog"
 	"time"
 )
 
@@ -24,6 +27,24 @@ type Record struct {
 
 // Exists reports whether there is a record at all.
 func (r Record) Exists() bool { return r.Value != "" }
+
+// String describes r without its Value, which holds a user's tokens.
+func (r Record) String() string {
+	expires := "never"
+	if !r.Expires.IsZero() {
+		expires = r.Expires.UTC().Format(time.RFC3339)
+	}
+	return fmt.Sprintf("session.Record(%q, %d bytes, version %d, expires %s)", r.UserID, len(r.Value), r.Version, expires)
+}
+
+// Format implements [fmt.Formatter]: whatever the verb, r prints as String says.
+func (r Record) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, r.String()) }
+
+// GoString implements [fmt.GoStringer].
+func (r Record) GoString() string { return r.String() }
+
+// LogValue implements [slog.LogValuer].
+func (r Record) LogValue() slog.Value { return slog.StringValue(r.String()) }
 
 // Store keeps one record per Matrix user. All methods are safe for concurrent
 // use, honour ctx, and treat user IDs as opaque and case-sensitive. Errors

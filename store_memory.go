@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"hash/maphash"
 	"iter"
 	"math"
 	"slices"
@@ -25,6 +26,12 @@ type MemoryStore struct {
 	version atomic.Uint64
 	feeds   atomic.Pointer[[]Feed]
 
+	// ends[hash(user)] counts the absences that were ended by Delete, and so
+	// tells one absence of a user from another. It changes inside the map's
+	// Compute. Users who share a counter may see a conflict that is none.
+	ends [1 << 13]atomic.Uint64
+	seed maphash.Seed
+
 	armed atomic.Bool // a sweep is due; spares writers the mutex
 
 	mu     sync.Mutex
@@ -40,8 +47,8 @@ type memoryEntry struct {
 }
 
 type memoryLease struct {
-	owner string // "" once only the note is left
-	note  string
+	owner string
+	note  string // if there is one, nobody holds the lease
 	until time.Time
 }
 
@@ -56,7 +63,19 @@ var (
 // Close stops it.
 func NewMemoryStore() *MemoryStore {
 	// Growing only: to shrink the table is to make all writers wait.
-	return &MemoryStore{entries: xsync.NewMap[string, memoryEntry](xsync.WithGrowOnly())}
+	return &MemoryStore{
+		entries: xsync.NewMap[string, memoryEntry](xsync.WithGrowOnly()),
+		seed:    maphash.MakeSeed(),
+	}
+}
+
+func (m *MemoryStore) endsOf(userID string) *atomic.Uint64 {
+	return &m.ends[maphash.String(m.seed, userID)%uint64(len(m.ends))]
+}
+
+// absence is the user's record when there is none.
+func (m *MemoryStore) absence(userID string) Record {
+	return Record{UserID: userID, Version: m.endsOf(userID).Load() + 1}
 }
 
 // Get implements [Store].
@@ -66,22 +85,23 @@ func (m *MemoryStore) Get(ctx context.Context, userID string) (Record, error) {
 	}
 	e, _ := m.entries.Load(userID)
 	if !e.holds(time.Now()) {
-		return Record{}, ErrNotFound
+		return m.absence(userID), ErrNotFound
 	}
 	return e.record(userID), nil
 }
 
 // Swap implements [Store].
 func (m *MemoryStore) Swap(ctx context.Context, old, next Record) (Record, error) {
-	return m.swap(ctx, "", old, next)
+	return m.swap(ctx, false, "", old, next)
 }
 
 // SwapLeased implements [Locker].
 func (m *MemoryStore) SwapLeased(ctx context.Context, owner string, old, next Record) (Record, error) {
-	return m.swap(ctx, owner, old, next)
+	return m.swap(ctx, true, owner, old, next)
 }
 
-func (m *MemoryStore) swap(ctx context.Context, owner string, old, next Record) (Record, error) {
+// swap is SwapLeased, or Swap.
+func (m *MemoryStore) swap(ctx context.Context, leased bool, owner string, old, next Record) (Record, error) {
 	if err := ctx.Err(); err != nil {
 		return Record{}, err
 	}
@@ -89,11 +109,11 @@ func (m *MemoryStore) swap(ctx context.Context, owner string, old, next Record) 
 	err := ErrConflict
 	now := time.Now()
 	m.entries.Compute(next.UserID, func(e memoryEntry, _ bool) (memoryEntry, xsync.ComputeOp) {
-		if !e.matches(old, now) {
+		if !m.matches(e, next.UserID, old, now) {
 			return e, xsync.CancelOp
 		}
 		lease := e.lease
-		if owner != "" {
+		if leased {
 			if lease.heldBy(owner, now) {
 				lease = nil
 			} else if !old.Exists() {
@@ -106,7 +126,7 @@ func (m *MemoryStore) swap(ctx context.Context, owner string, old, next Record) 
 	if err != nil {
 		return Record{}, err
 	}
-	m.changed(next.UserID)
+	m.announce(next.UserID, Feed.Changed)
 	m.scheduleSweep()
 	return next, nil
 }
@@ -116,26 +136,19 @@ func (m *MemoryStore) Delete(ctx context.Context, old Record) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	var err error
+	err := ErrConflict
 	now := time.Now()
-	m.entries.Compute(old.UserID, func(e memoryEntry, loaded bool) (memoryEntry, xsync.ComputeOp) {
-		switch {
-		case !loaded:
+	m.entries.Compute(old.UserID, func(e memoryEntry, _ bool) (memoryEntry, xsync.ComputeOp) {
+		gone, whatever := old.Exists() && !e.holds(now), !old.Exists() && old.Version == 0
+		if !gone && !whatever && !m.matches(e, old.UserID, old, now) {
 			return e, xsync.CancelOp
-		case !old.Exists():
-			return e, xsync.DeleteOp // and the lease with it
-		case e.value != "" && e.version != old.Version:
-			if e.holds(now) {
-				err = ErrConflict
-			}
-			return e, xsync.CancelOp
-		case e.lease.live(now):
-			return memoryEntry{lease: e.lease}, xsync.UpdateOp
 		}
-		return e, xsync.DeleteOp
+		err = nil
+		m.endsOf(old.UserID).Add(1)
+		return e, xsync.DeleteOp // and the lease with it
 	})
 	if err == nil {
-		m.changed(old.UserID)
+		m.announce(old.UserID, reportEnded)
 	}
 	return err
 }
@@ -164,16 +177,17 @@ func (m *MemoryStore) Acquire(ctx context.Context, userID, owner string, ttl tim
 	var lease Lease
 	now := time.Now()
 	e, _ := m.entries.Compute(userID, func(e memoryEntry, _ bool) (memoryEntry, xsync.ComputeOp) {
-		if e.lease.live(now) {
-			lease = Lease{Held: e.lease.heldBy(owner, now), Note: e.lease.note}
+		if e.lease.live(now) && !e.lease.heldBy(owner, now) {
+			lease = Lease{Note: e.lease.note}
 			return e, xsync.CancelOp
 		}
 		lease = Lease{Held: true}
 		e.lease = &memoryLease{owner: owner, until: now.Add(ttl)}
 		return e, xsync.UpdateOp
 	})
+	m.scheduleSweep() // for a lease that nobody releases
 	if !e.holds(now) {
-		return lease, Record{UserID: userID}, nil
+		return lease, m.absence(userID), nil
 	}
 	return lease, e.record(userID), nil
 }
@@ -224,10 +238,10 @@ func (m *MemoryStore) setFeeds(edit func([]Feed) []Feed) {
 	m.feeds.Store(&feeds)
 }
 
-func (m *MemoryStore) changed(userID string) {
+func (m *MemoryStore) announce(userID string, report func(Feed, string)) {
 	if feeds := m.feeds.Load(); feeds != nil {
 		for _, feed := range *feeds {
-			feed.Changed(userID)
+			report(feed, userID)
 		}
 	}
 }
@@ -289,12 +303,15 @@ func (e memoryEntry) spent(now time.Time) bool {
 	return !e.holds(now) && !e.lease.live(now)
 }
 
-// matches reports whether old is what is stored now.
-func (e memoryEntry) matches(old Record, now time.Time) bool {
-	if !e.holds(now) {
-		return !old.Exists()
+// matches reports whether old is what is stored of the user now, in e.
+func (m *MemoryStore) matches(e memoryEntry, userID string, old Record, now time.Time) bool {
+	switch {
+	case e.holds(now):
+		return old.Exists() && old.Version == e.version
+	case old.Exists():
+		return false
 	}
-	return old.Exists() && old.Version == e.version
+	return old.Version == 0 || old.Version == m.absence(userID).Version
 }
 
 func (l *memoryLease) live(now time.Time) bool {
@@ -302,7 +319,7 @@ func (l *memoryLease) live(now time.Time) bool {
 }
 
 func (l *memoryLease) heldBy(owner string, now time.Time) bool {
-	return l.live(now) && l.owner == owner
+	return l.live(now) && l.note == "" && l.owner == owner
 }
 
 func unixNano(t time.Time) int64 {

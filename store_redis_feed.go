@@ -2,27 +2,46 @@ package session
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
-	"fmt"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
-	"github.com/redis/go-redis/v9/push"
 )
 
 // feedConfig holds the times of the change feed.
 type feedConfig struct {
 	beat   time.Duration // between heartbeats
 	lease  time.Duration // how long an answered heartbeat vouches for the feed
-	ageCap time.Duration // what stands in for it where tracking is refused
+	ageCap time.Duration // what stands in for it where tracking does not work
+
+	// Where tracking does not work it is tried again, after retryFirst, then
+	// ever more rarely.
+	retryFirst, retryLast time.Duration
 }
 
 func defaultFeedConfig() feedConfig {
-	return feedConfig{beat: 250 * time.Millisecond, lease: time.Second, ageCap: time.Second}
+	return feedConfig{
+		beat: 250 * time.Millisecond, lease: time.Second, ageCap: time.Second,
+		retryFirst: 2 * time.Second, retryLast: time.Minute,
+	}
+}
+
+// The kinds of Pub/Sub messages, which the user ID follows.
+const (
+	changed = "changed:"
+	ended   = "ended:"
+)
+
+// reportEnded tells a feed of the end of a session, as far as it can tell that
+// from other changes.
+func reportEnded(feed Feed, userID string) {
+	if ends, ok := feed.(EndFeed); ok {
+		ends.Ended(userID)
+	} else {
+		feed.Changed(userID)
+	}
 }
 
 // Watch implements [Watcher] with CLIENT TRACKING in broadcast mode, on a
@@ -31,10 +50,65 @@ func defaultFeedConfig() feedConfig {
 // end to end: a key written through the store's own client has to come back as
 // a notice, which also tells a demoted master from the current one.
 //
-// Where tracking is refused (some proxies, an ACL), it reports the writes of
-// this package by Pub/Sub, and records are believed for a second at most.
+// Where tracking is refused or swallowed (some proxies, an ACL), it reports the
+// writes of this package by Pub/Sub, and records are believed for a second at
+// most; tracking is tried again now and then.
 func (s *RedisStore) Watch(ctx context.Context, feed Feed) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+	return guarded(func() error {
+		err := s.watchByTracking(ctx, feed, func() {})
+		for wait := s.feed.retryFirst; isTrackingError(err); wait = min(4*wait, s.feed.retryLast) {
+			if isRefusal(err) {
+				wait = s.feed.retryLast
+			}
+			err = s.watchWithoutTracking(ctx, feed, wait)
+		}
+		return err
+	})
+}
+
+// trackingError says that tracking does not work though Redis does.
+type trackingError struct{ cause error }
+
+func (e *trackingError) Error() string {
+	return "session: CLIENT TRACKING does not work: " + e.cause.Error()
+}
+func (e *trackingError) Unwrap() error { return e.cause }
+
+func isTrackingError(err error) bool {
+	var e *trackingError
+	return errors.As(err, &e)
+}
+
+// watchWithoutTracking reports changes by Pub/Sub, and goes over to tracking if
+// that works after the given time.
+func (s *RedisStore) watchWithoutTracking(ctx context.Context, feed Feed, wait time.Duration) error {
+	subscribed, stop := context.WithCancel(ctx)
+	defer stop()
+	done := make(chan error, 1)
+	go func() {
+		defer close(done)
+		done <- guarded(func() error { return s.subscribe(subscribed, feed) })
+	}()
+	retry := time.NewTimer(wait)
+	defer retry.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-retry.C:
+	}
+	leave := func() {
+		stop()
+		<-done
+	}
+	defer leave()
+	return s.watchByTracking(ctx, feed, leave)
+}
+
+// watchByTracking reports changes by tracking. It calls begin before it trusts
+// the feed for the first time. If it does not come to that although Redis
+// answers, it fails with a trackingError.
+func (s *RedisStore) watchByTracking(callers context.Context, feed Feed, begin func()) error {
+	ctx, cancel := context.WithCancelCause(callers)
 	defer cancel(nil)
 
 	trackers, err := s.track(ctx, feed)
@@ -43,9 +117,6 @@ func (s *RedisStore) Watch(ctx context.Context, feed Feed) error {
 			t.close()
 		}
 	}()
-	if isRefusal(err) {
-		return s.subscribe(ctx, feed)
-	}
 	if err != nil {
 		return err
 	}
@@ -54,27 +125,32 @@ func (s *RedisStore) Watch(ctx context.Context, feed Feed) error {
 	defer running.Wait()
 	defer cancel(nil)
 	for _, t := range trackers {
-		running.Go(func() { cancel(t.receive(ctx)) })
+		running.Go(func() { cancel(guarded(func() error { return t.receive(ctx) })) })
 	}
-	flushed := false
+	trusted := false
 	for {
 		started := time.Now()
 		// Entries are vouched for by all masters or not at all.
 		var beats sync.WaitGroup
 		for _, t := range trackers {
 			beats.Go(func() {
-				if err := t.beat(ctx); err != nil {
+				if err := guarded(func() error { return t.beat(ctx) }); err != nil {
 					cancel(err)
 				}
 			})
 		}
 		beats.Wait()
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			err := context.Cause(ctx)
+			if lost := (*feedLost)(nil); !trusted && errors.As(err, &lost) {
+				err = lost.tracker.orTrackingError(callers, lost.cause)
+			}
+			return err
 		}
-		if !flushed {
+		if !trusted {
+			begin()
 			feed.Flush()
-			flushed = true
+			trusted = true
 		}
 		feed.Trust(started.Add(s.feed.lease), 0)
 		pause := time.NewTimer(time.Until(started.Add(s.feed.beat)))
@@ -85,202 +161,6 @@ func (s *RedisStore) Watch(ctx context.Context, feed Feed) error {
 			return context.Cause(ctx)
 		}
 	}
-}
-
-// tracker is a connection to one master that is told of changes there.
-type tracker struct {
-	store  *RedisStore
-	feed   Feed
-	client *redis.Client // of the tracking connection alone
-	conn   *redis.PubSub
-	master *redis.Client
-	slots  string // the master's own, as it reported them; "" outside Cluster
-	key    string // of the heartbeat, without its number
-	number int
-
-	mu     sync.Mutex
-	expect string        // guarded by mu: the heartbeat that is out
-	echo   chan struct{} // guarded by mu: closed when it comes back
-}
-
-// track connects to all masters. What it has connected to it returns, also
-// with an error.
-func (s *RedisStore) track(ctx context.Context, feed Feed) ([]*tracker, error) {
-	masters, err := s.masters(ctx)
-	if err != nil {
-		return nil, err
-	}
-	instance := rand.Text()
-	var trackers []*tracker
-	for _, master := range masters {
-		t := &tracker{store: s, feed: feed, master: master}
-		slot := 0
-		if _, ok := s.client.(*redis.ClusterClient); ok {
-			if t.slots, err = ownSlots(ctx, master); err != nil {
-				return trackers, err
-			}
-			if t.slots == "" {
-				continue // a master without slots has no keys
-			}
-			if _, err := fmt.Sscanf(t.slots, "%d", &slot); err != nil {
-				return trackers, fmt.Errorf("slots %q: %w", t.slots, err)
-			}
-		}
-		t.key = s.keys.heartbeat(instance, slot)
-		t.client = redis.NewClient(t.options(s.keys.heartbeatPrefix(instance)))
-		t.conn = t.client.Subscribe(ctx)
-		trackers = append(trackers, t)
-		if err := t.client.RegisterPushNotificationHandler("invalidate", t, false); err != nil {
-			return trackers, err
-		}
-		if err := t.connect(ctx); err != nil {
-			return trackers, err
-		}
-	}
-	if len(trackers) == 0 {
-		return nil, errors.New("session: no master to watch")
-	}
-	return trackers, nil
-}
-
-// options are the master's, for one connection that tracks from the start.
-func (t *tracker) options(heartbeats string) *redis.Options {
-	o := *t.master.Options()
-	o.Protocol = 3
-	o.PoolSize, o.MinIdleConns, o.MaxRetries = 1, 0, -1
-	o.ContextTimeoutEnabled = true
-	o.PushNotificationProcessor = nil
-	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	before := o.OnConnect
-	o.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
-		if before != nil {
-			if err := before(ctx, conn); err != nil {
-				return err
-			}
-		}
-		// go-redis makes do with RESP2, over which nothing would be announced.
-		if err := conn.Hello(ctx, 3, "", "", "").Err(); err != nil {
-			return err
-		}
-		return conn.Process(ctx, redis.NewStatusCmd(ctx, "client", "tracking", "on", "bcast",
-			"prefix", t.store.keys.prefix, "prefix", heartbeats))
-	}
-	return &o
-}
-
-// connect opens the tracking connection, by way of a Ping: subscribing to
-// nothing does not.
-func (t *tracker) connect(ctx context.Context) error {
-	_, err := await(ctx, t.store, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, t.conn.Ping(ctx)
-	})
-	return err
-}
-
-func (t *tracker) close() {
-	_ = t.conn.Close()
-	_ = t.client.Close()
-}
-
-// receive reads notices until the connection fails or ctx ends.
-func (t *tracker) receive(ctx context.Context) error {
-	defer context.AfterFunc(ctx, t.close)()
-	for {
-		// Notices go to HandlePushNotification; what is returned is the answer
-		// to the Ping. A lost connection must not be replaced silently.
-		if _, err := t.conn.Receive(ctx); err != nil {
-			return err
-		}
-	}
-}
-
-// HandlePushNotification implements [push.NotificationHandler] for
-// "invalidate": a list of keys, or nil when everything was flushed.
-func (t *tracker) HandlePushNotification(_ context.Context, _ push.NotificationHandlerContext, notice []any) error {
-	if len(notice) < 2 || notice[1] == nil {
-		t.feed.Flush()
-		return nil
-	}
-	keys, ok := notice[1].([]any)
-	if !ok {
-		t.feed.Flush()
-		return nil
-	}
-	for _, k := range keys {
-		key, _ := k.(string)
-		if userID, ours := strings.CutPrefix(key, t.store.keys.prefix); ours {
-			t.feed.Changed(userID)
-		} else {
-			t.heard(key)
-		}
-	}
-	return nil
-}
-
-// beat writes a heartbeat through the store's own client and waits to be told.
-func (t *tracker) beat(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, t.store.feed.lease)
-	defer cancel()
-	// Numbered, so that a write which go-redis repeated is not taken for the
-	// next heartbeat.
-	t.number = (t.number + 1) % 4
-	key := fmt.Sprintf("%s%d", t.key, t.number)
-	echo := make(chan struct{})
-	t.mu.Lock()
-	t.expect, t.echo = key, echo
-	t.mu.Unlock()
-	_, err := await(ctx, t.store, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, t.store.client.Set(ctx, key, "", 10*time.Second).Err()
-	})
-	if err != nil {
-		return err
-	}
-	select {
-	case <-echo:
-	case <-ctx.Done():
-		return fmt.Errorf("heartbeat of the change feed not announced in %s", t.store.feed.lease)
-	}
-	if t.slots == "" {
-		return nil
-	}
-	// A slot that moved is one whose changes another master announces.
-	slots, err := ownSlots(ctx, t.master)
-	if err == nil && slots != t.slots {
-		err = errors.New("cluster slots moved")
-	}
-	return err
-}
-
-func (t *tracker) heard(key string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.expect != "" && key == t.expect {
-		close(t.echo)
-		t.expect = ""
-	}
-}
-
-// ownSlots asks a master which slots it serves, itself being the one to know.
-// While one of them moves, its keys are on two masters, and the one that they
-// move to may be unknown here: that is an error.
-func ownSlots(ctx context.Context, master *redis.Client) (string, error) {
-	nodes, err := master.ClusterNodes(ctx).Result()
-	if err != nil {
-		return "", err
-	}
-	for line := range strings.Lines(nodes) {
-		// id address flags master ping pong epoch state slots …
-		fields := strings.Fields(line)
-		if len(fields) < 8 || !strings.Contains(fields[2], "myself") {
-			continue
-		}
-		slots := strings.Join(fields[8:], " ")
-		if strings.Contains(slots, "[") {
-			return "", errors.New("cluster slots are moving")
-		}
-		return slots, nil
-	}
-	return "", errors.New("CLUSTER NODES without the node itself")
 }
 
 // isRefusal reports whether a server will go on answering so, because of what it
@@ -297,7 +177,7 @@ func isRefusal(err error) bool {
 	return isReply(err)
 }
 
-// subscribe is the feed where tracking is refused. Only the age cap is relied
+// subscribe is the feed where tracking does not work. Only the age cap is relied
 // upon; the messages spare most callers from it and wake those who wait.
 func (s *RedisStore) subscribe(ctx context.Context, feed Feed) error {
 	conn := s.client.Subscribe(ctx, s.keys.channel())
@@ -321,7 +201,11 @@ func (s *RedisStore) subscribe(ctx context.Context, feed Feed) error {
 			feed.Flush()
 			feed.Trust(time.Time{}, s.feed.ageCap)
 		case *redis.Message:
-			feed.Changed(notice.Payload)
+			if userID, ok := strings.CutPrefix(notice.Payload, ended); ok {
+				reportEnded(feed, userID)
+			} else {
+				feed.Changed(strings.TrimPrefix(notice.Payload, changed))
+			}
 		}
 	}
 }

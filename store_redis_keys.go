@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // redisKeys names everything the store has on Redis.
 type redisKeys struct {
-	prefix string // of the records
-	beside string // of everything else; never begins with prefix
+	prefix    string // of the records
+	auxPrefix string // of everything else; never begins with prefix
+
+	slotTags func() []uint32 // see slotTag
 }
 
 func newRedisKeys(prefix string) (redisKeys, error) {
@@ -20,53 +23,84 @@ func newRedisKeys(prefix string) (redisKeys, error) {
 	if strings.ContainsAny(prefix, "{}") && hashTag(prefix) == "" {
 		return redisKeys{}, fmt.Errorf("session: WithKeyPrefix: %q has braces that are no hash tag", prefix)
 	}
-	// Changing the last byte is what keeps other keys out of the prefix.
+	keys := redisKeys{prefix: prefix, slotTags: sync.OnceValue(newSlotTags)}
 	last, mark := len(prefix)-1, "-"
 	if prefix[last] == '-' {
 		mark = "~"
 	}
 	if prefix[last] == '}' { // keep the hash tag whole
-		return redisKeys{prefix: prefix, beside: "-" + prefix + ":"}, nil
+		keys.auxPrefix = "-" + prefix + ":"
+	} else { // another last byte: the records' prefix covers none of it
+		keys.auxPrefix = prefix[:last] + mark
 	}
-	return redisKeys{prefix: prefix, beside: prefix[:last] + mark}, nil
+	return keys, nil
 }
 
 func (k redisKeys) record(userID string) string { return k.prefix + userID }
 func (k redisKeys) userID(key string) string    { return strings.TrimPrefix(key, k.prefix) }
-func (k redisKeys) channel() string             { return k.beside + "changes" }
+func (k redisKeys) channel() string             { return k.auxPrefix + "changes" }
 
 // pattern is the glob that matches all records.
 func (k redisKeys) pattern() string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`).Replace(k.prefix) + "*"
 }
 
-// lease is the key of the lease on a record, tombstone that of the log-out.
-func (k redisKeys) lease(userID string) string     { return k.with("lock:", userID) }
-func (k redisKeys) tombstone(userID string) string { return k.with("logout:", userID) }
+// The kinds of keys that go with a record.
+const (
+	leaseKind = "lock:"
+	fenceKind = "logout:"
+)
+
+// lease is the key of the lease on a record, fence that of the last logout.
+func (k redisKeys) lease(userID string) string { return k.with(leaseKind, userID) }
+func (k redisKeys) fence(userID string) string { return k.with(fenceKind, userID) }
+
+// fencePrefix is what the fences of all users begin with.
+func (k redisKeys) fencePrefix() string { return k.auxPrefix + fenceKind }
 
 // with is a key that goes with a record, in the record's Cluster slot.
 func (k redisKeys) with(kind, userID string) string {
 	key := k.record(userID)
 	switch tag := hashTag(key); {
 	case hashTag(k.prefix) != "":
-		return k.beside + kind + userID // beside carries the same tag
+		return k.auxPrefix + kind + userID // auxPrefix carries the same tag
 	case tag != "":
-		return k.beside + kind + "{" + tag + "}" + userID
+		return k.auxPrefix + kind + "{" + tag + "}" + userID
 	case !strings.Contains(key, "}"):
-		return k.beside + kind + "{" + key + "}"
+		return k.auxPrefix + kind + "{" + key + "}"
 	default:
 		// A brace in the user ID keeps the key itself from being a tag.
-		return k.beside + kind + "{" + slotTag(hashSlot(key)) + "}" + userID
+		return k.auxPrefix + kind + "{" + k.slotTag(hashSlot(key)) + "}" + userID
 	}
 }
 
-// heartbeat is a key in a given slot, for the feed's end-to-end heartbeat.
+// fenceOwner is the inverse of fence: whose fence the key is, if it is one.
+func (k redisKeys) fenceOwner(key string) (userID string, ok bool) {
+	rest, ok := strings.CutPrefix(key, k.fencePrefix())
+	if !ok {
+		return "", false
+	}
+	userID = rest
+	if hashTag(k.prefix) == "" {
+		tag, after, _ := strings.Cut(strings.TrimPrefix(rest, "{"), "}")
+		if userID = after; after == "" { // the tag is the record's whole key
+			userID, _ = strings.CutPrefix(tag, k.prefix)
+		}
+	}
+	return userID, k.fence(userID) == key
+}
+
+// heartbeat is a key for the feed's end-to-end heartbeat, in the given Cluster
+// slot, or any if that is negative.
 func (k redisKeys) heartbeat(instance string, slot int) string {
-	return k.heartbeatPrefix(instance) + "{" + slotTag(slot) + "}"
+	if slot < 0 {
+		return k.heartbeatPrefix(instance)
+	}
+	return k.heartbeatPrefix(instance) + "{" + k.slotTag(slot) + "}"
 }
 
 func (k redisKeys) heartbeatPrefix(instance string) string {
-	return strings.NewReplacer("{", "", "}", "").Replace(k.beside) + "heartbeat:" + instance + ":"
+	return strings.NewReplacer("{", "", "}", "").Replace(k.auxPrefix) + "heartbeat:" + instance + ":"
 }
 
 // hashTag returns what Redis Cluster hashes instead of the whole key, or "".
@@ -101,11 +135,23 @@ func hashSlot(key string) int {
 	return int(crc) % clusterSlots
 }
 
-// slotTag finds a hash tag of a slot by trying; it takes some 16,000 tries.
-func slotTag(slot int) string {
-	for i := 0; ; i++ {
-		if tag := strconv.Itoa(i); hashSlot(tag) == slot {
-			return tag
+// slotTag is a hash tag of a slot: the smallest number that hashes to it.
+func (k redisKeys) slotTag(slot int) string {
+	return strconv.FormatUint(uint64(k.slotTags()[slot]), 10)
+}
+
+// newSlotTags finds a hash tag for every slot, by trying. That takes some
+// 10 ms, so a store does it once, when it first needs one.
+func newSlotTags() []uint32 {
+	tags := make([]uint32, clusterSlots)
+	found := make([]bool, clusterSlots)
+	digits := make([]byte, 0, 10)
+	for n, left := uint32(0), clusterSlots; left > 0; n++ {
+		digits = strconv.AppendUint(digits[:0], uint64(n), 10)
+		if slot := hashSlot(string(digits)); !found[slot] {
+			tags[slot], found[slot] = n, true
+			left--
 		}
 	}
+	return tags
 }

@@ -1,0 +1,133 @@
+package session
+
+import "github.com/redis/go-redis/v9"
+
+// redisScripts are what the store has Redis do in one step. Arguments 1 to 3
+// are the same for those that change records: the size of the largest record,
+// the Pub/Sub channel of changes and the message for it.
+type redisScripts struct {
+	swap, end, remove, lease, release *redis.Script
+}
+
+func newRedisScripts() redisScripts {
+	return redisScripts{
+		swap:    redis.NewScript(swapSource),
+		end:     redis.NewScript(endSource),
+		remove:  redis.NewScript(removeSource),
+		lease:   redis.NewScript(leaseSource),
+		release: redis.NewScript(releaseSource),
+	}
+}
+
+// notAString is what a key of another type reads as: no session, and something
+// that the next SET replaces.
+const notAString = "\x00not a string"
+
+// readString reads at most the given number of bytes, and one more, so that
+// something huge under a key costs no more than the largest value of ours.
+const readString = `
+local function read(key, most)
+  local value = redis.pcall('GETRANGE', key, 0, most)
+  if type(value) ~= 'string' then return '\0not a string' end
+  return value
+end
+`
+
+// readFence takes a fence apart. What is not of our making counts as none.
+const readFence = readString + `
+local function readFence(key)
+  local noted, mark = string.match(read(key, 33), '^(%d+) ([0-9a-f]+)$')
+  if noted and #noted == 16 and #mark == 16
+    and mark ~= '0000000000000000' and mark ~= '0000000000000001' then
+    return noted, mark
+  end
+  return nil, '0000000000000001'
+end
+`
+
+// announce is for those who cannot be told by CLIENT TRACKING; a server that
+// forbids PUBLISH does not fail the write.
+const announce = `
+redis.pcall('PUBLISH', ARGV[2], ARGV[3])
+return 1
+`
+
+// swapSource replaces or creates a record. KEYS: the record; the lease, if
+// there is an owner; the fence, if there is a version to be compared. With one
+// key it goes on working while the key's Cluster slot moves; with several it
+// gets TRYAGAIN then.
+const swapSource = readFence + `
+local old, new, ttl, owner, version = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+local cur = read(KEYS[1], ARGV[1])
+if cur ~= old then
+  if cur == new then return 1 end -- a command that got through, sent again
+  return 0
+end
+local mine = owner ~= '' and read(KEYS[2], #owner) == owner
+if owner ~= '' and old == '' and not mine then return 0 end
+if version ~= '' then
+  local _, mark = readFence(KEYS[#KEYS])
+  if mark ~= version then return 0 end
+end
+if ttl == '' then
+  redis.call('SET', KEYS[1], new)
+else
+  redis.call('SET', KEYS[1], new, 'PX', ttl)
+end
+if mine then redis.call('DEL', KEYS[2]) end
+` + announce
+
+// endSource ends a session, or an absence: it removes the record and the lease
+// and moves the fence. KEYS: the fence, the record, the lease; or the fence
+// alone, to take these steps apart. A script whose first write is a DEL may
+// also SET when Redis is full, so logging out takes no room.
+const endSource = readFence + `
+local old, version, new, at, ttl, latest = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local noted, mark = readFence(KEYS[1])
+if mark == new then return 1 end -- a command that got through, sent again
+local cur = ''
+if KEYS[2] then cur = read(KEYS[2], ARGV[1]) end
+if old ~= '' and cur ~= '' and cur ~= old then return 0 end
+if old == '' and version ~= '' and (cur ~= '' or mark ~= version) then return 0 end
+if noted then
+  local left = redis.call('PTTL', KEYS[1])
+  if left > tonumber(ttl) then ttl = string.format('%.0f', left) end
+end
+if noted and noted <= latest and noted > at then at = noted end
+redis.call('DEL', unpack(KEYS))
+redis.call('SET', KEYS[1], at .. ' ' .. new, 'PX', ttl)
+` + announce
+
+// removeSource removes a record, if it is the one that is meant or any is.
+const removeSource = readString + `
+local cur = read(KEYS[1], ARGV[1])
+if cur == '' then return 1 end
+if cur ~= ARGV[4] and ARGV[5] ~= 'true' then return 0 end
+redis.call('DEL', KEYS[1])
+` + announce
+
+// leaseSource takes the lease or renews it, and returns what is under its key.
+// A holder that is not of our making, or would hold for ever, is replaced.
+// Renewing takes no room.
+const leaseSource = readString + `
+local mine, ttl, longest = ARGV[1], ARGV[2], ARGV[3]
+local holder = read(KEYS[1], ARGV[4])
+if holder == mine then
+  redis.call('PEXPIRE', KEYS[1], ttl)
+  return holder
+end
+local ours = string.sub(holder, 1, 6) == 'owner:' or string.sub(holder, 1, 5) == 'note:'
+if ours and #holder <= tonumber(ARGV[4]) then
+  local left = redis.call('PTTL', KEYS[1])
+  if left >= 0 and left <= tonumber(longest) then return holder end
+end
+redis.call('SET', KEYS[1], mine, 'PX', ttl)
+return mine
+`
+
+const releaseSource = readString + `
+if read(KEYS[1], #ARGV[1]) ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1])
+if ARGV[2] ~= '' then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+return 1
+`
