@@ -33,6 +33,16 @@ func (d *dying) SwapLeased(ctx context.Context, _ string, _, _ session.Record) (
 	return session.Record{}, ctx.Err()
 }
 
+func (d *dying) Swap(ctx context.Context, old, next session.Record) (session.Record, error) {
+	select {
+	case <-d.dead:
+		<-ctx.Done()
+		return session.Record{}, ctx.Err()
+	default:
+		return d.MemoryStore.Swap(ctx, old, next)
+	}
+}
+
 func (d *dying) Release(ctx context.Context, userID, owner, note string, keep time.Duration) error {
 	select {
 	case <-d.dead:

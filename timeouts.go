@@ -39,7 +39,7 @@ const (
 	// What the holder of a lease may take: asking for the link, waiting for its
 	// turn to spend a refresh token, spending it, and storing what came of it.
 	linkPatience  = 3 * time.Second
-	spendPatience = 4 * time.Second
+	spendPatience = 3 * time.Second
 	askTimeout    = linkPatience + spendPatience + authTimeout + commitTime
 
 	// A flight outlives another process's lease, to take it over.
