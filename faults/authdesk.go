@@ -54,6 +54,7 @@ type authDesk struct {
 	server *sessiontest.AuthServer
 	damage *damage
 	pace   time.Duration // for how long the answer to a link fetch is under way at most
+	frozen time.Duration // for how long the database freezes at most
 
 	mu     sync.Mutex
 	random *rand.Rand                    // guarded by mu
@@ -65,7 +66,7 @@ type authDesk struct {
 var deskOps = []sessiontest.Op{sessiontest.LinkFetch, sessiontest.LinkCheck, sessiontest.Refresh, sessiontest.Login}
 
 func newAuthDesk(server *sessiontest.AuthServer, d *damage, random *rand.Rand) *authDesk {
-	desk := &authDesk{server: server, damage: d, random: random, force: make(map[sessiontest.Op]*authFault), books: newBooks()}
+	desk := &authDesk{server: server, damage: d, random: random, force: make(map[sessiontest.Op]*authFault), books: newBooks(d)}
 	for _, op := range deskOps {
 		server.Inject(op, -1, func(w http.ResponseWriter, r *http.Request, answer http.HandlerFunc) { desk.serve(op, w, r, answer) })
 	}
@@ -115,6 +116,14 @@ func held(d time.Duration, w http.ResponseWriter, r *http.Request, answer http.H
 // run breaks the auth server, one way after the other, until stop is closed.
 func (d *authDesk) run(stop <-chan struct{}, random *rand.Rand) {
 	for sleep(stop, between(random, 500*time.Millisecond, 3*time.Second)) {
+		switch random.IntN(8) {
+		case 0:
+			d.freeze(stop, between(random, d.frozen/10, d.frozen))
+			continue
+		case 1:
+			d.restart(between(random, 10*time.Millisecond, time.Second))
+			continue
+		}
 		ops := deskOps
 		if random.IntN(3) > 0 {
 			ops = ops[:0:0]
@@ -129,6 +138,26 @@ func (d *authDesk) run(stop <-chan struct{}, random *rand.Rand) {
 		d.put(deskOps, nil)
 	}
 	d.put(deskOps, nil)
+}
+
+// freeze the server's database: what is sent meanwhile is done afterwards,
+// whether or not somebody still waits for the answer.
+func (d *authDesk) freeze(stop <-chan struct{}, length time.Duration) {
+	over := d.damage.begin(&d.damage.auth, everybody, "auth server: frozen")
+	d.server.FreezeDatabase(true)
+	sleep(stop, length)
+	d.server.FreezeDatabase(false)
+	time.Sleep(100 * time.Millisecond) // what was held is done
+	over()
+}
+
+// restart the server: what it has begun is done, and the answer lost.
+func (d *authDesk) restart(down time.Duration) {
+	over := d.damage.begin(&d.damage.auth, everybody, "auth server: restarted")
+	defer over()
+	if err := d.server.Restart(down); err != nil {
+		panic(err) // the port is gone, and nothing can be found out without the server
+	}
 }
 
 func (d *authDesk) put(ops []sessiontest.Op, f *authFault) {

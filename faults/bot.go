@@ -34,6 +34,7 @@ type botConfig struct {
 	Seed         uint64
 	Callers      int
 	Pause        time.Duration // of a caller between two calls
+	ReadTimeout  time.Duration // of its Redis client; 0: the default
 }
 
 // account is a user as the bots know them.
@@ -53,9 +54,11 @@ type order struct {
 	Email string
 	Key   string
 	Value int
-	SIDs  []string      // of log-ins that are over
-	From  int64         // from when on they must not be seen
+	SIDs  []string      // of logins that are over
+	Sub   string        // whose tokens the user gets
+	From  int64         // from when on what is over must not be seen
 	Limit time.Duration // of the caller's patience; 0: none
+	Users []int
 }
 
 // What a bot can be told.
@@ -69,6 +72,8 @@ const (
 	doSweep   = "sweep" // a token for everybody
 	doData    = "data"  // everybody's data
 	doClose   = "close"
+	doStop    = "stop"    // Close while some Users' tokens are refreshed, and everything goes on
+	doAccount = "account" // the User's tokens are the Sub's; not answered
 )
 
 // message is what a bot says: the answer to an order, an observation that takes
@@ -81,6 +86,7 @@ type message struct {
 	Err        string `json:",omitempty"` // name of a sentinel
 	Detail     string `json:",omitempty"`
 	SID, Sub   string `json:",omitempty"`
+	GaveUp     bool   `json:",omitempty"` // the caller did, before the call ended
 
 	Sweep   []message                   `json:",omitempty"`
 	Data    []map[string]int            `json:",omitempty"`
@@ -96,7 +102,9 @@ const (
 	sawWrong   = "wrong"      // somebody else's token
 	sawShort   = "short"      // a token with 60 s or less to go
 	sawSilence = "silence"    // of Redis
-	sawOwn     = "own logout" // a token right after the bot's own log-out
+	sawOwn     = "own logout" // a token right after the bot's own logout
+	sawAccount = "account"    // a token of an account that the user logged in from to another
+	sawClosed  = "closed"     // how Close went
 )
 
 type bot struct {
@@ -104,6 +112,7 @@ type bot struct {
 	svc     *session.Service
 	users   []account
 	ended   sync.Map // SID to the time from which it must not be seen, int64
+	account sync.Map // user to the doAccount order, order
 	orders  sync.WaitGroup
 	callers sync.WaitGroup
 	quiet   chan struct{}
@@ -126,7 +135,7 @@ func runBot() {
 		log.Fatal(err)
 	}
 	redis.SetLogger(silence{}) // it reports every connection that we break
-	client := redis.NewClient(&redis.Options{Addr: b.config.Redis, ContextTimeoutEnabled: true})
+	client := redis.NewClient(&redis.Options{Addr: b.config.Redis, ContextTimeoutEnabled: true, ReadTimeout: b.config.ReadTimeout})
 	transport := &http.Transport{IdleConnTimeout: 4 * time.Second, MaxIdleConnsPerHost: 32}
 	b.svc, err = session.New(session.WithAuthURL(b.config.AuthURL), session.WithServiceKey(sessiontest.DefaultServiceKey),
 		session.WithHTTPClient(&http.Client{Transport: signed{transport, b.config}}),
@@ -147,14 +156,21 @@ func runBot() {
 		if err := json.Unmarshal(in.Bytes(), &o); err != nil {
 			log.Fatal(err)
 		}
-		if o.Do != doClose {
+		answer := message{N: o.N, Kind: sawAnswer, Start: now()}
+		var err error
+		switch o.Do {
+		case doClose:
+			b.orders.Wait()
+			b.callers.Wait()
+			err = b.svc.Close()
+		case doStop:
+			err = b.closeInTheMiddle(o)
+		default:
 			b.obey(o)
 			continue
 		}
-		b.orders.Wait()
-		b.callers.Wait()
-		answer := message{N: o.N, Kind: sawAnswer}
-		if err := errors.Join(b.svc.Close(), client.Close()); err != nil {
+		answer.End = now()
+		if err := errors.Join(err, client.Close()); err != nil {
 			answer.Err = err.Error()
 		}
 		close(stopFigures)
@@ -203,6 +219,24 @@ func (s signed) RoundTrip(req *http.Request) (*http.Response, error) {
 	return s.RoundTripper.RoundTrip(req)
 }
 
+// closeInTheMiddle closes the Service while callers call, orders are carried out,
+// and some tokens are refreshed.
+func (b *bot) closeInTheMiddle(o order) error {
+	for _, user := range o.Users {
+		b.orders.Go(func() {
+			if token, err := b.svc.Token(context.Background(), b.users[user].ID); err == nil {
+				_, _ = b.svc.Refresh(context.Background(), b.users[user].ID, token)
+			}
+		})
+	}
+	time.Sleep(o.Limit)
+	err := b.svc.Close()
+	close(b.quiet)
+	b.callers.Wait()
+	b.orders.Wait()
+	return err
+}
+
 func (b *bot) say(m message) {
 	b.out.Lock()
 	defer b.out.Unlock()
@@ -216,6 +250,9 @@ func (b *bot) obey(o order) {
 		for _, sid := range o.SIDs {
 			b.ended.Store(sid, o.From)
 		}
+		return
+	case doAccount:
+		b.account.Store(o.User, o)
 		return
 	case doTraffic:
 		b.traffic()
@@ -244,7 +281,7 @@ func (b *bot) carryOut(o order) message {
 	defer cancel()
 	m := message{Start: now()}
 	finish := func(err error) {
-		m.End, m.Err = now(), sentinel(err)
+		m.End, m.Err, m.GaveUp = now(), sentinel(err), err != nil && ctx.Err() != nil
 		if err != nil {
 			m.Detail = err.Error()
 		}

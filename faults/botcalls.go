@@ -32,8 +32,8 @@ func (b *bot) traffic() {
 // call does what a bot does at a command: mostly it asks for a token.
 func (b *bot) call(random *rand.Rand) {
 	ctx, cancel := context.Background(), func() {}
-	if random.IntN(10) == 0 { // somebody who does not wait for ever
-		ctx, cancel = context.WithTimeout(ctx, 50*time.Millisecond+time.Duration(random.Int64N(int64(3*time.Second))))
+	if patience, ok := givesUp(random); ok {
+		ctx, cancel = context.WithTimeout(ctx, patience)
 	}
 	defer cancel()
 	user := random.IntN(len(b.users))
@@ -86,6 +86,10 @@ func (b *bot) inspect(op string, user int, token string, start, end int64) {
 	m.SID, m.Sub = c.SID, c.Subject
 	if !slices.Contains(b.users[user].Subjects, c.Subject) {
 		m.Kind = sawWrong
+		b.say(m)
+	}
+	if o, ok := b.account.Load(user); ok && start > o.(order).From && c.Subject != o.(order).Sub {
+		m.Kind = sawAccount
 		b.say(m)
 	}
 	left := time.Duration(c.Expires*int64(time.Second) - end)

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/mana/session/sessiontest"
 )
 
@@ -18,8 +20,9 @@ func (r *run) breakEverything() error {
 	var breaking, doing sync.WaitGroup
 	store := &storeFaults{
 		random: rand.New(rand.NewPCG(r.config.Seed, 2)), damage: r.damage, redis: r.redis,
-		longest: 5 * time.Second, gap: 800 * time.Millisecond, kills: true,
+		longest: min(r.config.For/4, 5*time.Second), gap: min(r.config.For/20, 800*time.Millisecond), kills: true, admin: redis.NewClient(&redis.Options{Addr: r.redis.Addr}),
 	}
+	defer store.admin.Close()
 	for _, s := range r.bots {
 		store.proxies = append(store.proxies, s.proxy)
 	}
@@ -50,7 +53,8 @@ func (r *run) breakBots(stop <-chan struct{}, random *rand.Rand) error {
 	for sleep(stop, between(random, time.Second, 5*time.Second)) {
 		number := random.IntN(len(r.bots))
 		s := r.bots[number]
-		if random.IntN(3) > 0 {
+		what := random.IntN(4)
+		if what < 2 {
 			over := r.damage.begin(&r.damage.stopped, number, "bot stopped")
 			s.get().signal(syscall.SIGSTOP)
 			sleep(stop, between(random, 200*time.Millisecond, 2*time.Second))
@@ -58,13 +62,17 @@ func (r *run) breakBots(stop <-chan struct{}, random *rand.Rand) error {
 			over()
 			continue
 		}
-		r.damage.count("bot killed and restarted")
 		p := s.get()
-		r.ledger.killed(number, p.config.Life)
 		s.mu.Lock()
 		s.process = nil
 		s.mu.Unlock()
-		p.kill()
+		if what == 2 {
+			r.damage.count("bot killed and restarted")
+			r.ledger.killed(number, p.config.Life)
+			p.kill()
+		} else if err := r.closeBot(p, random); err != nil {
+			return err
+		}
 		sleep(stop, between(random, 0*time.Second, time.Second))
 		if err := r.startBot(number); err != nil {
 			return err
@@ -73,6 +81,26 @@ func (r *run) breakBots(stop <-chan struct{}, random *rand.Rand) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// closeBot ends a bot in order, in the middle of its work: not a login may be
+// lost, but for what it could not store.
+func (r *run) closeBot(p *process, random *rand.Rand) error {
+	r.damage.count("bot closed during refreshes")
+	o := order{Do: doStop, Limit: between(random, 100*time.Microsecond, 30*time.Millisecond)}
+	for range 16 {
+		o.Users = append(o.Users, random.IntN(len(r.users)))
+	}
+	began := now()
+	m, err := p.do(o)
+	if err != nil {
+		return fmt.Errorf("%s did not close: %w", p, err)
+	}
+	<-p.gone
+	r.ledger.closed(p.config.Number, p.config.Life, began)
+	m.Kind = sawClosed
+	r.ledger.hear(m, p.config.Number, p.config.Life)
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -22,6 +23,8 @@ type window struct {
 type damage struct {
 	mu      sync.Mutex
 	store   []window         // guarded by mu: Redis out of a bot's reach
+	full    []window         // guarded by mu: Redis answers, but has no room for writes
+	auth    []window         // guarded by mu: the auth server frozen or down
 	stopped []window         // guarded by mu: the bot stood still
 	silent  []window         // guarded by mu: Redis did not answer a bot
 	counts  map[string]int64 // guarded by mu: by kind
@@ -59,13 +62,38 @@ func (d *damage) away(bot int, from, to int64, wayBack time.Duration) bool {
 	return overlap(d.store, bot, from-int64(wayBack), to)
 }
 
-// backBy is when a bot whose Redis was away in [from, to] had it back for good;
-// false if it was not away.
+// unwritable reports whether the bot could not write to Redis at some time in
+// [from, to], or shortly before.
+func (d *damage) unwritable(bot int, from, to int64, wayBack time.Duration) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return overlap(d.store, bot, from-int64(wayBack), to) || overlap(d.full, bot, from-int64(wayBack), to)
+}
+
+// authDown reports whether the auth server was frozen or down at some time in
+// [from, to].
+func (d *damage) authDown(from, to int64) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return overlap(d.auth, everybody, from, to)
+}
+
+// authOutages is how often the auth server was frozen or down.
+func (d *damage) authOutages() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.auth)
+}
+
+// backBy is when a bot whose Redis was away or full in [from, to] had it back for
+// good; false if it was neither.
 func (d *damage) backBy(bot int, from, to int64, wayBack time.Duration) (int64, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	found := false
-	for _, w := range d.store { // in the order of their beginnings
+	broken := slices.Concat(d.store, d.full)
+	slices.SortFunc(broken, func(a, b window) int { return cmp.Compare(a.From, b.From) })
+	for _, w := range broken {
 		if (w.Bot == bot || w.Bot == everybody) && w.From <= to && (w.To == 0 || w.To+int64(wayBack) >= from) {
 			found = true
 			if w.To == 0 {
@@ -108,7 +136,7 @@ func (d *damage) windows() []window {
 func (d *damage) before(bot int, at int64, length time.Duration) (text string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, w := range slices.Concat(d.store, d.stopped, d.silent) {
+	for _, w := range slices.Concat(d.store, d.full, d.auth, d.stopped, d.silent) {
 		if overlap([]window{w}, bot, at-int64(length), at) {
 			text += fmt.Sprintf(" (%s %s to %s)", w.What, time.Duration(w.From-at).Round(time.Millisecond), time.Duration(w.To-at).Round(time.Millisecond))
 		}

@@ -48,6 +48,25 @@ func (r *run) login(user int, p *process, email string, limit time.Duration) {
 	d.settle(m, err)
 	d.sid = m.SID
 	r.ledger.add(user, d)
+	if d.outcome == done {
+		r.tellAccount(user, email, d.end)
+	}
+}
+
+// tellAccount has every bot look out for tokens of another of the user's
+// accounts. What they see is judged when everything is known.
+func (r *run) tellAccount(user int, email string, since int64) {
+	if u := r.users[user]; len(u.Emails) > 1 {
+		r.tellAll(order{Do: doAccount, User: user, Sub: u.Subjects[slices.Index(u.Emails, email)], From: since + int64(staleness)})
+	}
+}
+
+func (r *run) tellAll(o order) {
+	for _, s := range r.bots {
+		if p := s.get(); p != nil {
+			p.tell(o)
+		}
+	}
 }
 
 // settle enters how a deed ended. What fails before anything is written has
@@ -59,6 +78,8 @@ func (d *deed) settle(m message, err error) {
 		d.outcome, d.err = unclear, err.Error()
 	case m.Err == "":
 		d.outcome = done
+	case m.GaveUp:
+		d.outcome = unclear
 	case m.Err == "ErrAuthUnavailable", m.Err == "ErrRateLimited", m.Err == "ErrNotLoggedIn":
 		d.outcome = nothing
 	default:
@@ -95,10 +116,7 @@ func (r *run) someDeed(random *rand.Rand, busy *busy) {
 		return
 	}
 	defer busy.give(user)
-	var limit time.Duration
-	if random.IntN(8) == 0 {
-		limit = between(random, 100*time.Millisecond, 2*time.Second)
-	}
+	limit, _ := givesUp(random)
 	what := random.IntN(100)
 	s, _ := r.ledger.standingAt(r.ledger.of(user), now(), now())
 	if s != in && !r.users[user].Linked {
@@ -125,18 +143,14 @@ func (r *run) someDeed(random *rand.Rand, busy *busy) {
 func (r *run) logout(user int, p *process, limit time.Duration) {
 	sids := r.desk.books.granted(r.users[user].Emails, 0)
 	d := deed{do: doLogout, bot: p.config.Number, life: p.config.Life, start: now()}
-	unclearLogin := slices.ContainsFunc(r.ledger.of(user), func(e deed) bool {
-		return e.do == doLogin && e.outcome == unclear && d.start-e.end < int64(straggling)
-	})
 	m, err := p.do(order{Do: doLogout, User: user, Limit: limit})
 	d.settle(m, err)
 	r.ledger.add(user, d)
-	if d.outcome != done || unclearLogin || r.users[user].Linked {
-		return
-	}
-	for _, s := range r.bots {
-		if p := s.get(); p != nil {
-			p.tell(order{Do: doEnded, SIDs: sids, From: d.end + int64(staleness)})
-		}
+	switch {
+	case d.outcome != done:
+	case r.users[user].Linked:
+		r.tellAccount(user, r.users[user].Emails[0], d.end)
+	default:
+		r.tellAll(order{Do: doEnded, SIDs: sids, From: d.end + int64(staleness)})
 	}
 }

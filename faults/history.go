@@ -14,9 +14,14 @@ import (
 
 // complete adds what only shows afterwards.
 func (r *round) complete() {
+	nothing := make(map[int]bool)
 	for _, login := range r.logins {
 		op := &r.history[login.at]
-		if e := op.Input.(event); !e.Unclear {
+		e := op.Input.(event)
+		e.SID = login.sid.get() // a login that was given up may have been granted since
+		nothing[login.at] = e.SID == ""
+		op.Input = e
+		if !e.Unclear {
 			// Others see it when it is stored.
 			stored := login.station.store.storedAt(e.SID)
 			if stored == 0 {
@@ -29,15 +34,18 @@ func (r *round) complete() {
 		op := &r.history[i]
 		e := op.Input.(event)
 		e.LinkSID = r.link
-		if e.Refused {
-			for _, sid := range r.l.desk.books.granted(r.user.Emails, 0) {
-				if r.l.desk.books.broken(sid, op.Return, func(string) int64 { return 0 }) != "" {
-					e.Ended = append(e.Ended, sid)
-				}
+		books := r.l.desk.books
+		for _, sid := range books.granted(r.user.Emails, 0) {
+			switch {
+			case e.Refused && books.broken(sid, op.Return, func(string) int64 { return 0 }) != "",
+				e.Do == doToken && r.link != "" && books.wasRefused(sid, op.Return):
+				e.Ended = append(e.Ended, sid)
 			}
 		}
 		op.Input = e
 	}
+	at := -1
+	r.history = slices.DeleteFunc(r.history, func(porcupine.Operation) bool { at++; return nothing[at] })
 }
 
 func (r *round) check() {

@@ -10,8 +10,9 @@ import (
 type story struct{ *ledger }
 
 func newStory(linked bool) story {
+	damage := newDamage()
 	return story{newLedger([]account{{ID: "@a:h", Emails: []string{"a@h", "b@h"}, Subjects: []string{"A", "B"}, Linked: linked}},
-		newDamage(), newBooks())}
+		damage, newBooks(damage))}
 }
 
 const second = int64(time.Second)
@@ -26,6 +27,11 @@ func (s story) did(do string, at int64, o outcome, more ...func(*deed)) {
 
 func (s story) broke(bot int, from, to int64) {
 	s.damage.store = append(s.damage.store, window{Bot: bot, From: from * second, To: to * second})
+}
+
+// filled says when there was no room in Redis.
+func (s story) filled(from, to int64) {
+	s.damage.full = append(s.damage.full, window{Bot: everybody, From: from * second, To: to * second})
 }
 
 func at(t int64, bot int) heard {
@@ -97,6 +103,33 @@ func TestALossIsToldFromWhatHadToBe(t *testing.T) {
 			s.did(doLogin, 1, done)
 			s.books.chains["sid"] = &chain{last: &issue{destroyed: true, bot: "0.1"}}
 		}, lost},
+		{"given-up logout before it", false, func(s story) {
+			s.did(doLogin, 1, done)
+			s.did(doLogout, 80, unclear)
+			s.did(doLogin, 90, done)
+		}, verdict{true, lateLogout}},
+		{"given-up login before it", false, func(s story) { s.did(doLogin, 1, unclear); s.did(doLogin, 5, done) }, lost},
+		{"bot of the login without room in Redis", false, func(s story) { s.filled(50, 99); s.did(doLogin, 60, done) }, verdict{excused: notYetBack}},
+		{"room in Redis for long", false, func(s story) { s.filled(50, 80); s.did(doLogin, 60, done) }, lost},
+		{"bot of the login closed without room in Redis", false, func(s story) {
+			s.filled(50, 80)
+			s.did(doLogin, 60, done)
+			s.lives["0.1"] = 70 * second
+		}, verdict{excused: queuedKilled}},
+		{"own logout without room in Redis", false, func(s story) {
+			s.filled(50, 101)
+			s.did(doLogout, 80, unclear, func(d *deed) { d.bot = 2 })
+			s.did(doLogin, 90, done, func(d *deed) { d.bot = 1 })
+		}, verdict{excused: notYetBack}},
+		{"answer of a frozen auth server to nobody", false, func(s story) {
+			s.did(doLogin, 1, done)
+			s.books.chains["sid"] = &chain{last: &issue{abandoned: true, bot: "0.1"}, refused: 90 * second}
+		}, verdict{excused: lostFrozen}},
+		{"bot closed during the refresh", false, func(s story) {
+			s.did(doLogin, 1, done)
+			s.books.chains["sid"] = &chain{last: &issue{at: 80 * second, bot: "0.1"}, refused: 90 * second}
+			s.closed(0, 1, 81*second)
+		}, lost},
 		{"refresher killed", false, func(s story) {
 			s.did(doLogin, 1, done)
 			s.books.chains["sid"] = &chain{last: &issue{at: 80 * second, bot: "0.1"}, refused: 90 * second}
@@ -129,8 +162,8 @@ func TestATokenAfterALogOutIsFound(t *testing.T) {
 		{"logged in", false, func(s story) { s.did(doLogin, 1, done) }},
 		{"log-out attempted", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogout, 5, unclear) }},
 		{"log-in attempted after it", false, func(s story) { s.did(doLogout, 5, done); s.did(doLogin, 6, unclear) }},
-		{"log-in attempted just before it", false, func(s story) { s.did(doLogin, 4, unclear); s.did(doLogout, 5, done) }},
-		{"log-in attempted long before it", true, func(s story) { s.did(doLogin, 4, unclear); s.did(doLogout, 50, done) }},
+		{"login given up just before it", true, func(s story) { s.did(doLogin, 4, unclear); s.did(doLogout, 5, done) }},
+		{"login given up long before it", true, func(s story) { s.did(doLogin, 4, unclear); s.did(doLogout, 50, done) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newStory(false)
@@ -164,15 +197,94 @@ func TestAQueuedLogOutHasToTakeEffect(t *testing.T) {
 	}
 }
 
-func TestTheLastLogInDecidesTheAccount(t *testing.T) {
-	s := newStory(false)
-	s.did(doLogin, 1, done)
-	if s.judgeAccount(at(100, 2)).violation {
-		t.Error("A's token after A's log-in")
+func TestTheLastAcknowledgedLoginDecidesTheAccount(t *testing.T) {
+	wrong, fine := verdict{violation: true}, verdict{}
+	b := as("b@h")
+	refused := func(s story) { s.books.chains["sid"] = &chain{last: &issue{}, refused: 90 * second} }
+	for _, c := range []struct {
+		name   string
+		linked bool // to A
+		sub    string
+		tell   func(story)
+		want   verdict
+	}{
+		{"A after A", false, "A", func(s story) { s.did(doLogin, 1, done) }, fine},
+		{"B after A", false, "B", func(s story) { s.did(doLogin, 1, done) }, wrong},
+		{"A after B", false, "A", func(s story) { s.did(doLogin, 1, done); s.did(doLogin, 50, done, b) }, wrong},
+		{"A a moment after B", false, "A", func(s story) { s.did(doLogin, 1, done); s.did(doLogin, 99, done, b) }, fine},
+		{"B a moment after B", false, "B", func(s story) { s.did(doLogin, 1, done); s.did(doLogin, 99, done, b) }, fine},
+		{"B before B", false, "B", func(s story) { s.did(doLogin, 1, done); s.did(doLogin, 200, done, b) }, wrong},
+		{"B given up after A", false, "B", func(s story) { s.did(doLogin, 1, done); s.did(doLogin, 50, unclear, b) }, fine},
+		{"A, B given up after it", false, "A", func(s story) { s.did(doLogin, 1, done); s.did(doLogin, 50, unclear, b) }, fine},
+		{"B given up just before A", false, "B", func(s story) { s.did(doLogin, 89, unclear, b); s.did(doLogin, 90, done) }, wrong},
+		{"B given up before a logout and A", false, "B", func(s story) {
+			s.did(doLogin, 85, unclear, b)
+			s.did(doLogout, 86, done)
+			s.did(doLogin, 90, done)
+		}, wrong},
+		{"B after A and a logout given up", false, "B", func(s story) { s.did(doLogin, 1, done); s.did(doLogout, 50, unclear) }, wrong},
+		{"B that came to nothing", false, "B", func(s story) { s.did(doLogin, 1, done); s.did(doLogin, 50, nothing, b) }, wrong},
+		{"A after B of a bot that is cut off", false, "A", func(s story) {
+			s.broke(0, 40, 99)
+			s.did(doLogin, 1, done)
+			s.did(doLogin, 50, done, b)
+		}, verdict{excused: notYetBack}},
+		{"A after B of a bot that was killed without room in Redis", false, "A", func(s story) {
+			s.filled(40, 60)
+			s.did(doLogin, 1, done)
+			s.did(doLogin, 50, done, b)
+			s.lives["0.1"] = 55 * second
+		}, verdict{excused: queuedKilled}},
+		{"link", true, "A", func(story) {}, fine},
+		{"not the link's", true, "B", func(story) {}, wrong},
+		{"link's after B", true, "A", func(s story) { s.did(doLogin, 50, done, b) }, wrong},
+		{"B, linked to A", true, "B", func(s story) { s.did(doLogin, 50, done, b) }, fine},
+		{"link's after the auth server's no to B", true, "A", func(s story) { s.did(doLogin, 50, done, b); refused(s) }, fine},
+		{"link's after B and a logout", true, "A", func(s story) { s.did(doLogin, 50, done, b); s.did(doLogout, 60, done) }, fine},
+		{"B after a logout, linked to A", true, "B", func(s story) { s.did(doLogin, 50, done, b); s.did(doLogout, 60, done) }, wrong},
+		{"link's after B and a logout given up", true, "A", func(s story) { s.did(doLogin, 50, done, b); s.did(doLogout, 60, unclear) }, fine},
+		{"B after B and a logout given up", true, "B", func(s story) { s.did(doLogin, 50, done, b); s.did(doLogout, 60, unclear) }, fine},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newStory(c.linked)
+			c.tell(s)
+			h := at(100, 2)
+			h.Sub = c.sub
+			if got := s.judgeAccount(h); got != c.want {
+				t.Errorf("%+v, want %+v", got, c.want)
+			}
+		})
 	}
-	s.did(doLogin, 50, done, as("b@h"))
-	if !s.judgeAccount(at(100, 2)).violation {
-		t.Error("A's token after B's log-in")
+}
+
+func TestABotThatIsClosedMayLoseOnlyWhatItCouldNotStore(t *testing.T) {
+	s := newStory(false)
+	s.closed(0, 1, now())
+	if s.killedAt("0.1") != 0 {
+		t.Error("excused though Redis was there")
+	}
+	defer s.damage.begin(&s.damage.full, everybody, "redis full")()
+	s.closed(0, 2, now())
+	if s.killedAt("0.2") == 0 {
+		t.Error("not excused though there was no room")
+	}
+}
+
+func TestAGivenUpCallMayHaveTakenEffect(t *testing.T) {
+	for _, c := range []struct {
+		m    message
+		want outcome
+	}{
+		{message{}, done},
+		{message{Err: "ErrAuthUnavailable"}, nothing},
+		{message{Err: "ErrAuthUnavailable", GaveUp: true}, unclear},
+		{message{Err: "DeadlineExceeded", GaveUp: true}, unclear},
+		{message{Err: "ErrClosed"}, unclear},
+	} {
+		var d deed
+		if d.settle(c.m, nil); d.outcome != c.want {
+			t.Errorf("%+v: %d, want %d", c.m, d.outcome, c.want)
+		}
 	}
 }
 
@@ -193,6 +305,34 @@ func TestDataThatHaveToBeThere(t *testing.T) {
 			s.did(doLogin, 0, done)
 			s.did(doSet, 1, done, writing(7))
 			s.did(doLogin, 2, done)
+		}},
+		{"written before a queued logout and login took effect", nil, func(s story) {
+			s.broke(0, 0, 50)
+			s.did(doLogout, 1, unclear)
+			s.did(doLogin, 2, done)
+			s.did(doSet, 40, done, writing(7), func(d *deed) { d.bot = 1 })
+		}},
+		{"written after a queued logout and login took effect", []int{7}, func(s story) {
+			s.broke(0, 0, 50)
+			s.did(doLogout, 1, unclear)
+			s.did(doLogin, 2, done)
+			s.did(doSet, 80, done, writing(7), func(d *deed) { d.bot = 1 })
+		}},
+		{"login as another given up", nil, func(s story) {
+			s.did(doLogin, 0, done)
+			s.did(doSet, 1, done, writing(7))
+			s.did(doLogin, 2, unclear, as("b@h"))
+		}},
+		{"written after a login as another was given up", []int{8}, func(s story) {
+			s.did(doLogin, 0, done)
+			s.did(doLogin, 1, unclear, as("b@h"))
+			s.did(doSet, 2, done, writing(8))
+		}},
+		{"logged in again after a login as another was given up", nil, func(s story) {
+			s.did(doLogin, 0, done)
+			s.did(doLogin, 1, unclear, as("b@h"))
+			s.did(doSet, 2, done, writing(8))
+			s.did(doLogin, 3, done, as("b@h"))
 		}},
 		{"logged in as another", nil, func(s story) {
 			s.did(doLogin, 0, done)

@@ -112,7 +112,7 @@ func runLinear(tb testing.TB, c linearConfig) (*linearReport, error) {
 	}
 	tb.Cleanup(l.server.Close)
 	l.desk = newAuthDesk(l.server, l.faults, rand.New(rand.NewPCG(c.Seed, 1)))
-	l.desk.pace = 100 * time.Millisecond
+	l.desk.pace, l.desk.frozen = 100*time.Millisecond, 3*time.Second
 
 	stop, recorded := make(chan struct{}), make(chan struct{})
 	var breaking, recording sync.WaitGroup

@@ -116,6 +116,7 @@ func runRandom(tb testing.TB, c randomConfig) (*report, error) {
 	tb.Cleanup(r.server.Close)
 	r.makeUsers()
 	r.desk = newAuthDesk(r.server, r.damage, rand.New(rand.NewPCG(c.Seed, 1)))
+	r.desk.frozen = min(c.For/8, 13*time.Second)
 	r.ledger = newLedger(r.users, r.damage, r.desk.books)
 	file := filepath.Join(tb.TempDir(), "users")
 	if err := writeAccounts(file, r.users); err != nil {
@@ -152,18 +153,18 @@ func (r *run) makeUsers() {
 			email := fmt.Sprintf("user%d.%d@example.com", i, n)
 			a.Emails = append(a.Emails, email)
 			a.Subjects = append(a.Subjects, r.server.AddUser(email, password).ID)
-			if i%20 != 18 {
+			if k := i % 20; k != 9 && k != 10 && k < 16 || k == 19 {
 				break
 			}
 		}
 		switch i % 20 {
 		case 0, 1, 2, 3, 4, 5, 6: // linked, and never logs in
 			a.Linked, a.Never = true, true
-		case 7, 8, 9, 10: // linked, and logs in
+		case 7, 8, 9, 10: // linked, and logs in; 9, 10: also as another account
 			a.Linked = true
 		case 19: // has never heard of us
 			a.Never = true
-		default: // has nothing but the refresh token; 18: and two accounts
+		default: // has nothing but the refresh token; 16 to 18: and two accounts
 		}
 		if a.Linked {
 			r.server.Link(a.ID, a.Emails[0])
@@ -178,6 +179,9 @@ func (r *run) startBot(number int) error {
 	defer s.mu.Unlock()
 	c := r.botEnv
 	s.life++
+	if number%2 == 1 {
+		c.ReadTimeout = 500 * time.Millisecond // go-redis repeats by itself what does not answer
+	}
 	c.Number, c.Life, c.Redis, c.Ahead = number, s.life, s.proxy.Addr, r.ahead[number%len(r.ahead)]
 	p, err := startProcess(c, r.hear)
 	if err == nil {

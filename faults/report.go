@@ -18,8 +18,9 @@ type report struct {
 	WithoutToken    int // no token at the end for somebody who is logged in, whatever the error
 	Resurrected     int // tokens after a log-out
 	QueuedLogouts   int // log-outs that Redis was away for, ineffective at the end
-	OwnLogouts      int // log-outs that Redis was away for, ineffective in their own process
-	WrongAccounts   int // at the end, of users with two accounts
+	OwnLogouts      int // logouts that Redis was away for, ineffective in their own process
+	WrongAccounts   int // tokens of users with two accounts that are of the other one
+	LostToOutages   int // sessions lost to a frozen or restarted auth server beyond what is allowed
 	DataLost        int // acknowledged writes that are not there at the end
 	GoroutinesLeft  int // processes that had more of them after Close than before New
 	CloseErrors     int // processes whose Close failed at the end
@@ -45,7 +46,7 @@ type report struct {
 
 func (r *report) violations() int {
 	return r.WrongTokens + r.ShortTokens + r.SessionsLost + r.WithoutToken + r.Resurrected + r.QueuedLogouts +
-		r.OwnLogouts + r.WrongAccounts + r.DataLost + r.GoroutinesLeft + r.CloseErrors + r.UnexpectedError
+		r.OwnLogouts + r.WrongAccounts + r.LostToOutages + r.DataLost + r.GoroutinesLeft + r.CloseErrors + r.UnexpectedError
 }
 
 const maxFindings = 50

@@ -31,10 +31,11 @@ type round struct {
 	leftOut map[string]int64      // guarded by mu
 }
 
-// login is where in the history a log-in is, and who made it.
+// login is where in the history a login is, who made it, and what was granted.
 type login struct {
 	at      int
 	station *station
+	sid     *takenSID
 }
 
 func (l *linear) round(f *fleet, random *rand.Rand) {
@@ -102,8 +103,8 @@ func (c *client) act() {
 	r, svc, user := c.round, c.station.svc, c.round.user
 	sid := &takenSID{}
 	ctx, cancel := context.WithValue(context.Background(), sidKey{}, sid), func() {}
-	if c.random.IntN(10) == 0 {
-		ctx, cancel = context.WithTimeout(ctx, between(c.random, time.Millisecond, 2*time.Second))
+	if patience, ok := givesUp(c.random); ok {
+		ctx, cancel = context.WithTimeout(ctx, patience)
 	}
 	defer cancel()
 	call := now()
@@ -120,14 +121,11 @@ func (c *client) act() {
 	switch {
 	case what < 10:
 		as := c.random.IntN(2)
-		if r.link != "" {
-			as = 0
-		}
 		_, err := svc.Login(ctx, user.ID, user.Emails[as], password)
-		if sid.get() == "" { // the auth server gave nothing
+		if sid.get() == "" && ctx.Err() == nil { // the auth server gave nothing
 			return
 		}
-		c.record(event{Do: doLogin, Account: as, SID: sid.get(), Unclear: err != nil}, call)
+		c.recordLogin(event{Do: doLogin, Account: as, Unclear: err != nil}, call, sid)
 	case what == 10 && r.link != "": // the user signs in to Matrix
 		r.l.server.Link(user.ID, user.Emails[0])
 		c.record(event{Do: doLink}, call)
@@ -212,18 +210,31 @@ func (c *client) read(e event, call int64) {
 	c.record(e, call-int64(r.fleet.kind.stale))
 }
 
-// record adds to the history. What failed may take effect at any later time.
+// record adds to the history. What failed may take effect at any later time,
+// until something acknowledged overtakes it.
 func (c *client) record(e event, call int64) {
 	r := c.round
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	op := porcupine.Operation{ClientId: c.number, Input: e, Call: call, Return: now()}
+	r.add(c, e, call)
+}
+
+func (c *client) recordLogin(e event, call int64, sid *takenSID) {
+	r := c.round
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.logins = append(r.logins, login{len(r.history), c.station, sid})
+	r.add(c, e, call)
+}
+
+// add is called with r.mu held.
+func (r *round) add(c *client, e event, call int64) {
+	op := porcupine.Operation{ClientId: c.number, Call: call, Return: now()}
+	e.At = call
 	if e.Unclear {
-		op.Return = math.MaxInt64
+		e.At, op.Return = op.Return, math.MaxInt64
 		r.unclear++
 	}
-	if e.Do == doLogin {
-		r.logins = append(r.logins, login{len(r.history), c.station})
-	}
+	op.Input = e
 	r.history = append(r.history, op)
 }

@@ -37,11 +37,12 @@ func (l *linear) newFleet(k kind) (*fleet, error) {
 		damage: newDamage(), redis: redistest.Start(l.tb, redistest.WithPersistence()),
 		longest: 2 * time.Second, kills: true, gap: k.gap,
 	}}
+	f.store.admin = redis.NewClient(&redis.Options{Addr: f.store.redis.Addr})
 	for i := range servicesEach {
 		proxy := redistest.NewProxy(l.tb, f.store.redis.Addr)
 		f.store.proxies = append(f.store.proxies, proxy)
 		s := &station{
-			client: redis.NewClient(&redis.Options{Addr: proxy.Addr, ContextTimeoutEnabled: true}),
+			client: redis.NewClient(&redis.Options{Addr: proxy.Addr, ContextTimeoutEnabled: true, ReadTimeout: time.Duration(i) * 400 * time.Millisecond}),
 			http:   &http.Transport{IdleConnTimeout: 4 * time.Second, MaxIdleConnsPerHost: 32},
 		}
 		redisStore, err := session.NewRedisStore(s.client)
@@ -61,7 +62,7 @@ func (l *linear) newFleet(k kind) (*fleet, error) {
 }
 
 func (f *fleet) close() error {
-	var errs []error
+	errs := []error{f.store.admin.Close()}
 	for _, s := range f.services {
 		errs = append(errs, s.svc.Close(), s.store.Close(), s.client.Close())
 		s.http.CloseIdleConnections()

@@ -129,12 +129,17 @@ func (r *run) judge(rep *report) {
 	observed := r.ledger.heard
 	r.ledger.mu.Unlock()
 	slices.SortStableFunc(observed, func(a, b heard) int { return cmp.Compare(a.Start, b.Start) })
+	lost := make(map[int]bool) // users, to outages of the auth server
+	defer func() { r.judgeOutages(rep, lost) }()
 	for _, h := range observed {
 		switch h.Kind {
 		case sawRefused:
 			v := r.ledger.judgeRefusal(h)
 			if v.excused != "" {
 				rep.Excluded[v.excused]++
+			}
+			if v.excused == lostFrozen {
+				lost[h.User] = true
 			}
 			if v.violation {
 				rep.found(&rep.SessionsLost, "lost: %s %s", r.tell(h), v.excused)
@@ -163,9 +168,59 @@ func (r *run) judge(rep *report) {
 			} else {
 				rep.found(&rep.ShortTokens, "short token: %s", r.tell(h))
 			}
+		case sawAccount:
+			switch v := r.ledger.judgeAccount(h); {
+			case !v.violation:
+				if v.excused != "" {
+					rep.Excluded["token of another account: "+v.excused]++
+				}
+			case r.damage.away(h.bot, h.Start, h.End, wayBack), r.damage.silence(h.bot, h.Start, h.End):
+				rep.Excluded["token of another account, from a process that did not reach Redis"]++
+			case r.damage.wasStopped(h.bot, h.Start-int64(staleness), h.End):
+				rep.Excluded["token of another account, from a process that stood still"]++
+			default:
+				rep.found(&rep.WrongAccounts, "another account's token: %s", r.tell(h))
+			}
+		case sawClosed:
+			r.judgeClose(rep, h)
 		case sawOwn:
 			rep.found(&rep.OwnLogouts, "token right after the log-out: %s", r.tell(h))
 		}
+	}
+}
+
+// closeLimit is more than any bound that Close documents.
+const closeLimit = 30 * time.Second
+
+// judgeClose goes by how Close went in the middle of everything.
+func (r *run) judgeClose(rep *report, h heard) {
+	broken := r.damage.unwritable(h.bot, h.Start, h.End, wayBack) || r.damage.authDown(h.Start, h.End)
+	switch {
+	case h.Err != "" && broken:
+		rep.Excluded["Close with an error while Redis or the auth server was out of reach"]++
+	case h.Err != "":
+		rep.found(&rep.CloseErrors, "bot %d.%d: Close during refreshes: %s", h.bot, h.life, h.Err)
+	case time.Duration(h.End-h.Start) > closeLimit && !r.damage.wasStopped(h.bot, h.Start, h.End):
+		rep.found(&rep.CloseErrors, "bot %d.%d: Close during refreshes took %s", h.bot, h.life, time.Duration(h.End-h.Start))
+	}
+	if h.Detail != "" {
+		rep.found(&rep.GoroutinesLeft, "bot %d.%d, closed during refreshes: %s", h.bot, h.life, h.Detail)
+	}
+}
+
+// judgeOutages compares what was lost to outages of the auth server with what
+// may be: of a bot's unlinked users, one in 40 for each.
+func (r *run) judgeOutages(rep *report, lost map[int]bool) {
+	unlinked := 0
+	for _, a := range r.users {
+		if !a.Linked && !a.Never {
+			unlinked++
+		}
+	}
+	allowed := min((unlinked+39)/40, 4*len(r.bots)) * r.damage.authOutages()
+	if n := len(lost); n > allowed {
+		rep.LostToOutages = n
+		rep.found(new(int), "%d sessions lost to %d outages of the auth server, %d may be", n, r.damage.authOutages(), allowed)
 	}
 }
 

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/mana/session/internal/redistest"
 )
@@ -17,6 +21,7 @@ type storeFaults struct {
 	longest time.Duration      // of one fault
 	gap     time.Duration      // between two, 1.5 times that at most
 	kills   bool               // Redis persists: it may be killed
+	admin   *redis.Client      // on Redis itself, for its configuration
 }
 
 func (f *storeFaults) run(stop <-chan struct{}) {
@@ -25,7 +30,7 @@ func (f *storeFaults) run(stop <-chan struct{}) {
 		proxy := f.proxies[bot]
 		length := between(f.random, 200*time.Millisecond, f.longest)
 		d := f.damage
-		switch f.random.IntN(12) {
+		switch f.random.IntN(16) {
 		case 0, 1:
 			over := d.begin(&d.store, everybody, "redis paused")
 			f.redis.Pause()
@@ -47,11 +52,17 @@ func (f *storeFaults) run(stop <-chan struct{}) {
 			sleep(stop, length)
 			proxy.Restore()
 			over()
-		case 5:
-			over := d.begin(&d.store, bot, "open connections blackholed")
+		case 5, 12, 13: // others work, so what comes late meets what was done meanwhile
+			over := d.begin(&d.store, bot, "open connections deliver late")
 			proxy.BlackholeExisting()
-			sleep(stop, length)
+			sleep(stop, length+time.Second)
 			proxy.Restore()
+			over()
+		case 14, 15:
+			over := d.begin(&d.full, everybody, "redis full")
+			f.room("1")
+			sleep(stop, length)
+			f.room("0")
 			over()
 		case 6:
 			over := d.begin(&d.store, bot, "connections refused")
@@ -83,6 +94,27 @@ func (f *storeFaults) run(stop <-chan struct{}) {
 			over()
 		}
 	}
+}
+
+// room says how much memory Redis may have; 0 is all.
+func (f *storeFaults) room(maxMemory string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := f.admin.ConfigSet(ctx, "maxmemory", maxMemory).Err(); err != nil {
+		panic(fmt.Sprintf("CONFIG SET maxmemory %s: %v", maxMemory, err))
+	}
+}
+
+// givesUp is how long a caller waits who does not wait for ever: mostly so short
+// that the call is cut in its middle.
+func givesUp(random *rand.Rand) (time.Duration, bool) {
+	switch random.IntN(12) {
+	case 0:
+		return between(random, 50*time.Millisecond, 2*time.Second), true
+	case 1, 2:
+		return between(random, 100*time.Microsecond, 15*time.Millisecond), true
+	}
+	return 0, false
 }
 
 // between is a random time.
