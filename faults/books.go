@@ -35,7 +35,7 @@ type issue struct {
 	spent     bool
 }
 
-// chain is the refresh tokens of one log-in.
+// chain is the refresh tokens of one login.
 type chain struct {
 	started int64
 	last    *issue
@@ -94,7 +94,7 @@ func (b *books) enter(op sessiontest.Op, r *http.Request, answer *httptest.Respo
 	b.chains[i.sid].last = i
 }
 
-// broken says why the log-in could not be kept up at a time, or "" if it could.
+// broken says why the login could not be kept up at a time, or "" if it could.
 // killed is when a life of a bot ended, 0 if it did not.
 func (b *books) broken(sid string, at int64, killed func(bot string) int64) string {
 	b.mu.Lock()
@@ -123,7 +123,7 @@ func (b *books) wasRefused(sid string, at int64) bool {
 	return c != nil && c.refused != 0 && c.refused <= at
 }
 
-// granted lists the log-ins that an e-mail address was granted since a time.
+// granted lists the logins that an email address was granted since a time.
 func (b *books) granted(emails []string, since int64) []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -138,7 +138,7 @@ func (b *books) granted(emails []string, since int64) []string {
 	return sids
 }
 
-// describe puts the last of a log-in's refresh tokens into words, with times
+// describe puts the last of a login's refresh tokens into words, with times
 // after the given one.
 func (b *books) describe(sid string, began int64) string {
 	b.mu.Lock()

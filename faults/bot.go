@@ -98,7 +98,7 @@ const (
 	sawAnswer  = "answer"
 	sawFigures = "figures"
 	sawRefused = "refused"    // ErrNotLoggedIn
-	sawGhost   = "ghost"      // a token of a log-in that is over
+	sawGhost   = "ghost"      // a token of a login that is over
 	sawWrong   = "wrong"      // somebody else's token
 	sawShort   = "short"      // a token with 60 s or less to go
 	sawSilence = "silence"    // of Redis

@@ -138,7 +138,7 @@ func (r *run) someDeed(random *rand.Rand, busy *busy) {
 	}
 }
 
-// logout logs a user out, and has every bot look out for the log-ins that are
+// logout logs a user out, and has every bot look out for the logins that are
 // over with it.
 func (r *run) logout(user int, p *process, limit time.Duration) {
 	sids := r.desk.books.granted(r.users[user].Emails, 0)

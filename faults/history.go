@@ -37,7 +37,7 @@ func (r *round) complete() {
 		books := r.l.desk.books
 		for _, sid := range books.granted(r.user.Emails, 0) {
 			switch {
-			case e.Refused && books.broken(sid, op.Return, func(string) int64 { return 0 }) != "",
+			case e.Refused && books.broken(sid, op.Return, r.fleet.closedAt) != "",
 				e.Do == doToken && r.link != "" && books.wasRefused(sid, op.Return):
 				e.Ended = append(e.Ended, sid)
 			}

@@ -10,7 +10,7 @@ import (
 
 // How things are allowed to take time.
 const (
-	// staleness is how long after a log-out another process that reaches the
+	// staleness is how long after a logout another process that reaches the
 	// store may still hand out what it knows: the near cache's promise of a
 	// second, and room for a loaded machine.
 	staleness = 1300 * time.Millisecond
@@ -22,7 +22,7 @@ const (
 	wayBack = 4 * time.Second
 
 	// leaseTime is how long a process that was killed or cut off may hold the
-	// lease on a user. Making a record takes the lease, so a log-in of a user who
+	// lease on a user. Making a record takes the lease, so a login of a user who
 	// had none is written back that much later.
 	leaseTime = 15 * time.Second
 
@@ -43,10 +43,10 @@ const (
 	lostHolder   = "refresh token spent by a bot that was killed before it could store the successor"
 	lostFrozen   = "refresh token spent by an auth server that was frozen or restarted, and answered when nobody waited any more"
 	queuedKilled = "login queued in a bot that was killed, or closed, while it could not write to Redis"
-	notYetBack   = "log-in of a bot that did not reach Redis, not written back yet"
-	lateBack     = "log-in of a bot that did not reach Redis, written back late: another process had died with the lease or held it"
+	notYetBack   = "login of a bot that did not reach Redis, not written back yet"
+	lateBack     = "login of a bot that did not reach Redis, written back late: another process had died with the lease or held it"
 	ownQueued    = "told by a bot that did not reach Redis, and had itself logged the user out before somebody else logged in"
-	lateLogout   = "earlier log-out that had reported an error took effect late"
+	lateLogout   = "earlier logout that had reported an error took effect late"
 )
 
 // deed is something that was done about a user. Deeds of a user come one after
@@ -58,7 +58,7 @@ type deed struct {
 	outcome    outcome
 	err        string
 	email      string
-	sid        string // of a log-in that is done
+	sid        string // of a login that is done
 	key        string
 	value      int
 }
@@ -178,7 +178,7 @@ type verdict struct {
 func (l *ledger) judgeRefusal(h heard) verdict {
 	deeds := l.of(h.User)
 	if l.users[h.User].Linked {
-		// Only a log-out in the middle of the call may make a linked user look
+		// Only a logout in the middle of the call may make a linked user look
 		// logged out.
 		return verdict{violation: !slices.ContainsFunc(deeds, func(d deed) bool {
 			end := d.end
@@ -206,7 +206,7 @@ func (l *ledger) judgeRefusal(h heard) verdict {
 			return verdict{excused: lateBack}
 		}
 	}
-	// A bot that does not reach Redis goes by its own log-out.
+	// A bot that does not reach Redis goes by its own logout.
 	if l.damage.unwritable(h.bot, h.Start, h.End, wayBack) && slices.ContainsFunc(deeds[:by], func(d deed) bool {
 		return d.do == doLogout && d.outcome == unclear && d.bot == h.bot && d.life == h.life
 	}) {
@@ -248,7 +248,7 @@ func (l *ledger) judgeToken(h heard) verdict {
 }
 
 // queuedLogout reports whether the last thing that happened to a user is a
-// log-out which a bot could not carry out at once and, not having been killed
+// logout which a bot could not carry out at once and, not having been killed
 // since, has to have carried out by the end.
 func (l *ledger) queuedLogout(user int) bool {
 	last, straggler := deed{}, int64(0)
@@ -329,7 +329,7 @@ func (l *ledger) wantedData(user int, key string) (values []int, ok bool) {
 	if u := l.users[user]; u.Linked && len(u.Emails) > 1 {
 		return nil, false // the link may have changed the account
 	}
-	ending := int64(0) // until when a logout may still take effect that was not acknowledged
+	ending := int64(0)              // until when a logout may still take effect that was not acknowledged
 	emails := make(map[string]bool) // of the session, for all that is known
 	for _, d := range l.of(user) {
 		if d.outcome == done && d.do != doSet {
@@ -363,7 +363,7 @@ func (l *ledger) wantedData(user int, key string) (values []int, ok bool) {
 	return values, ok
 }
 
-// lostExcusably reports whether a log-in of the user broke off for a reason that
+// lostExcusably reports whether a login of the user broke off for a reason that
 // no client could have helped, and the data with it.
 func (l *ledger) lostExcusably(user int) bool {
 	for _, sid := range l.books.granted(l.users[user].Emails, 0) {

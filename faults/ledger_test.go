@@ -53,12 +53,12 @@ func TestALossIsToldFromWhatHadToBe(t *testing.T) {
 		{"logged in", false, func(s story) { s.did(doLogin, 1, done) }, lost},
 		{"never logged in", false, func(story) {}, fine},
 		{"logged out", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogout, 5, done) }, fine},
-		{"log-out attempted", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogout, 5, unclear) }, fine},
-		{"log-out refused", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogout, 5, nothing) }, lost},
+		{"logout attempted", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogout, 5, unclear) }, fine},
+		{"logout refused", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogout, 5, nothing) }, lost},
 		{"logged in again", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogout, 5, done); s.did(doLogin, 7, done) }, lost},
-		{"second log-in unclear", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogin, 5, unclear) }, lost},
-		{"only log-in unclear", false, func(s story) { s.did(doLogin, 1, unclear) }, fine},
-		{"late log-out", false, func(s story) { s.did(doLogout, 1, unclear); s.did(doLogin, 5, done) }, verdict{true, lateLogout}},
+		{"second login unclear", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogin, 5, unclear) }, lost},
+		{"only login unclear", false, func(s story) { s.did(doLogin, 1, unclear) }, fine},
+		{"late logout", false, func(s story) { s.did(doLogout, 1, unclear); s.did(doLogin, 5, done) }, verdict{true, lateLogout}},
 		{"logged out by a bot that is cut off", false, func(s story) {
 			s.broke(2, 50, 101)
 			s.did(doLogout, 80, unclear, func(d *deed) { d.bot = 2 })
@@ -70,26 +70,26 @@ func TestALossIsToldFromWhatHadToBe(t *testing.T) {
 			s.did(doLogin, 90, done)
 		}, lost},
 		{"linked", true, func(story) {}, lost},
-		{"linked, long after a log-out", true, func(s story) { s.did(doLogout, 1, done) }, lost},
-		{"linked, during a log-out", true, func(s story) { s.did(doLogout, 100, done) }, fine},
-		{"bot of the log-in still cut off", false, func(s story) { s.broke(0, 0, 99); s.did(doLogin, 1, done) }, verdict{excused: notYetBack}},
-		{"bot of the log-in back for long", false, func(s story) { s.broke(0, 0, 50); s.did(doLogin, 1, done) }, lost},
-		{"bot of the log-in back for less than a lease, over an older session", false, func(s story) {
+		{"linked, long after a logout", true, func(s story) { s.did(doLogout, 1, done) }, lost},
+		{"linked, during a logout", true, func(s story) { s.did(doLogout, 100, done) }, fine},
+		{"bot of the login still cut off", false, func(s story) { s.broke(0, 0, 99); s.did(doLogin, 1, done) }, verdict{excused: notYetBack}},
+		{"bot of the login back for long", false, func(s story) { s.broke(0, 0, 50); s.did(doLogin, 1, done) }, lost},
+		{"bot of the login back for less than a lease, over an older session", false, func(s story) {
 			s.broke(0, 60, 90)
 			s.did(doLogin, 1, done)
 			s.did(doLogin, 61, done)
 		}, lost},
-		{"bot of the log-in back for less than a lease, after a log-out", false, func(s story) {
+		{"bot of the login back for less than a lease, after a logout", false, func(s story) {
 			s.broke(0, 60, 90)
 			s.did(doLogout, 1, done)
 			s.did(doLogin, 61, done)
 		}, verdict{excused: lateBack}},
-		{"bot of the log-in killed while cut off", false, func(s story) {
+		{"bot of the login killed while cut off", false, func(s story) {
 			s.broke(0, 0, 50)
 			s.did(doLogin, 1, done)
 			s.lives["0.1"] = 40 * second
 		}, verdict{excused: queuedKilled}},
-		{"bot of the log-in killed when it was back for long", false, func(s story) {
+		{"bot of the login killed when it was back for long", false, func(s story) {
 			s.broke(0, 0, 50)
 			s.did(doLogin, 1, done)
 			s.lives["0.1"] = 60 * second
@@ -150,7 +150,7 @@ func TestALossIsToldFromWhatHadToBe(t *testing.T) {
 	}
 }
 
-func TestATokenAfterALogOutIsFound(t *testing.T) {
+func TestATokenAfterALogoutIsFound(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		bad  bool
@@ -160,8 +160,8 @@ func TestATokenAfterALogOutIsFound(t *testing.T) {
 		{"never logged in", true, func(story) {}},
 		{"logged out a moment ago", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogout, 99, done) }},
 		{"logged in", false, func(s story) { s.did(doLogin, 1, done) }},
-		{"log-out attempted", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogout, 5, unclear) }},
-		{"log-in attempted after it", false, func(s story) { s.did(doLogout, 5, done); s.did(doLogin, 6, unclear) }},
+		{"logout attempted", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogout, 5, unclear) }},
+		{"login attempted after it", false, func(s story) { s.did(doLogout, 5, done); s.did(doLogin, 6, unclear) }},
 		{"login given up just before it", true, func(s story) { s.did(doLogin, 4, unclear); s.did(doLogout, 5, done) }},
 		{"login given up long before it", true, func(s story) { s.did(doLogin, 4, unclear); s.did(doLogout, 50, done) }},
 	} {
@@ -175,7 +175,7 @@ func TestATokenAfterALogOutIsFound(t *testing.T) {
 	}
 }
 
-func TestAQueuedLogOutHasToTakeEffect(t *testing.T) {
+func TestAQueuedLogoutHasToTakeEffect(t *testing.T) {
 	unavailable := func(d *deed) { d.err = "ErrStoreUnavailable" }
 	for _, c := range []struct {
 		name string
@@ -299,8 +299,8 @@ func TestDataThatHaveToBeThere(t *testing.T) {
 		{"second write unclear", []int{7, 8}, func(s story) { s.did(doSet, 1, done, writing(7)); s.did(doSet, 2, unclear, writing(8)) }},
 		{"second write refused", []int{7}, func(s story) { s.did(doSet, 1, done, writing(7)); s.did(doSet, 2, nothing, writing(8)) }},
 		{"logged out since", nil, func(s story) { s.did(doSet, 1, done, writing(7)); s.did(doLogout, 2, done) }},
-		{"log-out attempted since", nil, func(s story) { s.did(doSet, 1, done, writing(7)); s.did(doLogout, 2, unclear) }},
-		{"written before a queued log-out took effect", nil, func(s story) { s.did(doLogout, 1, unclear); s.did(doSet, 2, done, writing(7)) }},
+		{"logout attempted since", nil, func(s story) { s.did(doSet, 1, done, writing(7)); s.did(doLogout, 2, unclear) }},
+		{"written before a queued logout took effect", nil, func(s story) { s.did(doLogout, 1, unclear); s.did(doSet, 2, done, writing(7)) }},
 		{"logged in again", []int{7}, func(s story) {
 			s.did(doLogin, 0, done)
 			s.did(doSet, 1, done, writing(7))

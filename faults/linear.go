@@ -94,6 +94,8 @@ type linear struct {
 	desk   *authDesk
 	faults *damage // of the auth server
 
+	stations int // so far
+
 	mu     sync.Mutex
 	users  int           // guarded by mu
 	report *linearReport // guarded by mu
@@ -131,6 +133,7 @@ func runLinear(tb testing.TB, c linearConfig) (*linearReport, error) {
 		fleets = append(fleets, f)
 		f.store.random = rand.New(rand.NewPCG(c.Seed, uint64(10+i)))
 		breaking.Go(func() { f.store.run(stop) })
+		breaking.Go(func() { f.restart(stop, rand.New(rand.NewPCG(c.Seed, uint64(20+i)))) })
 		for lane := range c.Lanes {
 			random := rand.New(rand.NewPCG(c.Seed, uint64(1000*(i+1)+lane)))
 			recording.Go(func() {

@@ -14,7 +14,7 @@ import (
 type state struct {
 	In      bool
 	Linked  bool
-	SID     string // of the log-in; of the link
+	SID     string // of the login; of the link
 	Account int    // of those that the user has
 	Data    [keys]int
 
@@ -30,8 +30,8 @@ const keys = 2
 // event is an operation and its result.
 type event struct {
 	Do      string
-	Account int    // of a log-in, or of the token
-	SID     string // of a log-in, or of the token
+	Account int    // of a login, or of the token
+	SID     string // of a login, or of the token
 	Key     int
 	Value   int      // 0: nothing under the key
 	Refused bool     // ErrNotLoggedIn

@@ -24,7 +24,7 @@ type randomConfig struct {
 	Seed      uint64
 	Callers   int           // of each process
 	Pause     time.Duration // of a caller between two calls
-	Deeds     int           // log-ins, log-outs and data writes at a time
+	Deeds     int           // logins, logouts and data writes at a time
 }
 
 func randomCommand(args []string) error {

@@ -16,8 +16,8 @@ type report struct {
 	ShortTokens     int // with 60 s or less to go when they were handed out
 	SessionsLost    int // ErrNotLoggedIn for somebody who is logged in
 	WithoutToken    int // no token at the end for somebody who is logged in, whatever the error
-	Resurrected     int // tokens after a log-out
-	QueuedLogouts   int // log-outs that Redis was away for, ineffective at the end
+	Resurrected     int // tokens after a logout
+	QueuedLogouts   int // logouts that Redis was away for, ineffective at the end
 	OwnLogouts      int // logouts that Redis was away for, ineffective in their own process
 	WrongAccounts   int // tokens of users with two accounts that are of the other one
 	LostToOutages   int // sessions lost to a frozen or restarted auth server beyond what is allowed
@@ -32,9 +32,10 @@ type report struct {
 	// How much was looked at.
 	Tokens           int64 // handed out and checked
 	RefusalsChecked  int64 // of users who are logged out, in processes that reach Redis
+	LostInOutages    int   // users whose sessions an outage of the auth server took, within what is allowed or beyond
 	InAtTheEnd       int   // users who have to have a token in every process
 	OutAtTheEnd      int   // users who must not have one in any
-	UnknownAtTheEnd  int   // users whose last log-in or log-out ended in an error, or in a kill
+	UnknownAtTheEnd  int   // users whose last login or logout ended in an error, or in a kill
 	DataChecked      int
 	Operations       map[string]map[string]int64 // by outcome
 	Faults           map[string]int64

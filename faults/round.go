@@ -51,7 +51,7 @@ func (l *linear) round(f *fleet, random *rand.Rand) {
 		r.user.Subjects = append(r.user.Subjects, l.server.AddUser(email, password).ID)
 	}
 	// With a link, calls that are told nothing make sessions: a refresh ahead that
-	// comes after a log-out. And old tokens of the link look like new ones.
+	// comes after a logout. And old tokens of the link look like new ones.
 	if f.kind.near == 0 && random.IntN(2) == 0 {
 		l.server.Link(r.user.ID, r.user.Emails[0])
 		c, err := readClaims(l.server.MintToken(r.user.Emails[0], time.Now().Add(time.Hour)))
@@ -100,7 +100,7 @@ type client struct {
 }
 
 func (c *client) act() {
-	r, svc, user := c.round, c.station.svc, c.round.user
+	r, svc, user := c.round, c.station.service(), c.round.user
 	sid := &takenSID{}
 	ctx, cancel := context.WithValue(context.Background(), sidKey{}, sid), func() {}
 	if patience, ok := givesUp(c.random); ok {

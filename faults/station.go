@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"sync"
@@ -22,18 +24,73 @@ type fleet struct {
 	kind     kind
 	store    *storeFaults
 	services []*station
+
+	mu     sync.Mutex
+	closed map[string]int64 // guarded by mu: when, by number and life of a Service that could not write then
 }
 
-// station is a Service, and what is seen of its writes.
+// station is a place for a Service, and what is seen of its writes. Services
+// come and go.
 type station struct {
-	svc    *session.Service
+	number int // among all fleets' stations
+	open   func(life int) (*session.Service, error)
 	client *redis.Client
 	http   *http.Transport
 	store  *watchedStore
+
+	mu   sync.Mutex
+	svc  *session.Service // guarded by mu
+	life int              // guarded by mu
+}
+
+func (s *station) service() *session.Service {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.svc
+}
+
+// replace puts a new Service in the place of the old one, if there is one, and
+// returns it and its life.
+func (s *station) replace() (old *session.Service, life int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old, life = s.svc, s.life
+	s.life++
+	s.svc, err = s.open(s.life)
+	return old, life, err
+}
+
+// restart closes Services in the middle of their work, one after the other.
+func (f *fleet) restart(stop <-chan struct{}, random *rand.Rand) {
+	for sleep(stop, between(random, time.Second, 4*time.Second)) {
+		bot := random.IntN(len(f.services))
+		s := f.services[bot]
+		began := now()
+		old, life, err := s.replace()
+		if err != nil {
+			panic(err)
+		}
+		f.store.damage.count("Service closed in the middle")
+		if err := old.Close(); err != nil {
+			f.store.damage.count("Service closed in the middle, with an error")
+		}
+		if f.store.damage.unwritable(bot, began, now(), wayBack) {
+			f.mu.Lock()
+			f.closed[fmt.Sprintf("%d.%d", s.number, life)] = now()
+			f.mu.Unlock()
+		}
+	}
+}
+
+// closedAt is when a Service was closed that could not write; 0 if it was not.
+func (f *fleet) closedAt(bot string) int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.closed[bot]
 }
 
 func (l *linear) newFleet(k kind) (*fleet, error) {
-	f := &fleet{kind: k, store: &storeFaults{
+	f := &fleet{kind: k, closed: make(map[string]int64), store: &storeFaults{
 		damage: newDamage(), redis: redistest.Start(l.tb, redistest.WithPersistence()),
 		longest: 2 * time.Second, kills: true, gap: k.gap,
 	}}
@@ -42,6 +99,7 @@ func (l *linear) newFleet(k kind) (*fleet, error) {
 		proxy := redistest.NewProxy(l.tb, f.store.redis.Addr)
 		f.store.proxies = append(f.store.proxies, proxy)
 		s := &station{
+			number: l.stations,
 			client: redis.NewClient(&redis.Options{Addr: proxy.Addr, ContextTimeoutEnabled: true, ReadTimeout: time.Duration(i) * 400 * time.Millisecond}),
 			http:   &http.Transport{IdleConnTimeout: 4 * time.Second, MaxIdleConnsPerHost: 32},
 		}
@@ -50,12 +108,15 @@ func (l *linear) newFleet(k kind) (*fleet, error) {
 			return nil, err
 		}
 		s.store = &watchedStore{RedisStore: redisStore, stored: make(map[string]int64), failed: make(map[string]int64)}
-		s.svc, err = session.New(session.WithAuthURL(l.server.URL), session.WithServiceKey(sessiontest.DefaultServiceKey),
-			session.WithHTTPClient(&http.Client{Transport: sidTaker{signed{s.http, botConfig{Number: i}}}}),
-			session.WithStore(s.store), session.WithNearCache(k.near), session.WithRefreshAhead(k.ahead), session.WithLoginLimit(0, 0))
-		if err != nil {
+		s.open = func(life int) (*session.Service, error) {
+			return session.New(session.WithAuthURL(l.server.URL), session.WithServiceKey(sessiontest.DefaultServiceKey),
+				session.WithHTTPClient(&http.Client{Transport: sidTaker{signed{s.http, botConfig{Number: s.number, Life: life}}}}),
+				session.WithStore(s.store), session.WithNearCache(k.near), session.WithRefreshAhead(k.ahead), session.WithLoginLimit(0, 0))
+		}
+		if _, _, err := s.replace(); err != nil {
 			return nil, err
 		}
+		l.stations++
 		f.services = append(f.services, s)
 	}
 	return f, nil
@@ -64,13 +125,13 @@ func (l *linear) newFleet(k kind) (*fleet, error) {
 func (f *fleet) close() error {
 	errs := []error{f.store.admin.Close()}
 	for _, s := range f.services {
-		errs = append(errs, s.svc.Close(), s.store.Close(), s.client.Close())
+		errs = append(errs, s.service().Close(), s.store.Close(), s.client.Close())
 		s.http.CloseIdleConnections()
 	}
 	return errors.Join(errs...)
 }
 
-// watchedStore notes which log-ins have been stored, and which users' writes
+// watchedStore notes which logins have been stored, and which users' writes
 // have failed: what a Service could not store it holds to for itself for a
 // while, which is not for others to see.
 type watchedStore struct {
@@ -135,7 +196,7 @@ func (s *watchedStore) Acquire(ctx context.Context, userID, owner string, ttl ti
 	return lease, rec, err
 }
 
-// storedAt is when a log-in was first stored by this Service; 0: never.
+// storedAt is when a login was first stored by this Service; 0: never.
 func (s *watchedStore) storedAt(sid string) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,7 +209,7 @@ func (s *watchedStore) failedAt(userID string) int64 {
 	return s.failed[userID]
 }
 
-// sidTaker tells who logs in which log-in they were granted, also when they do
+// sidTaker tells who logs in which login they were granted, also when they do
 // not hear of it.
 type sidTaker struct{ http.RoundTripper }
 

@@ -149,13 +149,13 @@ func (r *run) judge(rep *report) {
 		case sawGhost:
 			switch {
 			case r.damage.away(h.bot, h.Start, h.End, wayBack):
-				rep.Excluded["token of a log-in that is over, from a process that did not reach Redis"]++
+				rep.Excluded["token of a login that is over, from a process that did not reach Redis"]++
 			case r.damage.wasStopped(h.bot, h.Start-int64(staleness), h.End):
-				rep.Excluded["token of a log-in that is over, from a process that stood still"]++
+				rep.Excluded["token of a login that is over, from a process that stood still"]++
 			case r.damage.silence(h.bot, h.Start, h.End):
-				rep.Excluded[fmt.Sprintf("token of a log-in that is over, from a process that Redis did not answer in %s, though nothing was broken", canaryWait)]++
+				rep.Excluded[fmt.Sprintf("token of a login that is over, from a process that Redis did not answer in %s, though nothing was broken", canaryWait)]++
 			default:
-				rep.found(&rep.Resurrected, "after a log-out: %s", r.tell(h))
+				rep.found(&rep.Resurrected, "after a logout: %s", r.tell(h))
 			}
 		case sawWrong:
 			rep.found(&rep.WrongTokens, "wrong token: %s", r.tell(h))
@@ -184,7 +184,7 @@ func (r *run) judge(rep *report) {
 		case sawClosed:
 			r.judgeClose(rep, h)
 		case sawOwn:
-			rep.found(&rep.OwnLogouts, "token right after the log-out: %s", r.tell(h))
+			rep.found(&rep.OwnLogouts, "token right after the logout: %s", r.tell(h))
 		}
 	}
 }
@@ -218,7 +218,8 @@ func (r *run) judgeOutages(rep *report, lost map[int]bool) {
 		}
 	}
 	allowed := min((unlinked+39)/40, 4*len(r.bots)) * r.damage.authOutages()
-	if n := len(lost); n > allowed {
+	n := len(lost)
+	if rep.LostInOutages = n; n > allowed {
 		rep.LostToOutages = n
 		rep.found(new(int), "%d sessions lost to %d outages of the auth server, %d may be", n, r.damage.authOutages(), allowed)
 	}
