@@ -21,7 +21,7 @@ func testSeed() uint64 { return uint64(time.Now().UnixNano()) }
 
 func TestNothingIsLostOrMixedUpWhileEverythingBreaks(t *testing.T) {
 	r, err := runRandom(t, randomConfig{
-		For: 7 * time.Second, Users: 200, Processes: 3, Seed: testSeed(),
+		For: 6 * time.Second, Users: 200, Processes: 3, Seed: testSeed(),
 		Callers: 20, Pause: 20 * time.Millisecond, Deeds: 8,
 	})
 	if err != nil {

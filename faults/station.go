@@ -123,12 +123,16 @@ func (l *linear) newFleet(k kind) (*fleet, error) {
 }
 
 func (f *fleet) close() error {
-	errs := []error{f.store.admin.Close()}
-	for _, s := range f.services {
-		errs = append(errs, s.service().Close(), s.store.Close(), s.client.Close())
-		s.http.CloseIdleConnections()
+	errs := make([]error, len(f.services))
+	var all sync.WaitGroup
+	for i, s := range f.services {
+		all.Go(func() {
+			errs[i] = errors.Join(s.service().Close(), s.store.Close(), s.client.Close())
+			s.http.CloseIdleConnections()
+		})
 	}
-	return errors.Join(errs...)
+	all.Wait()
+	return errors.Join(append(errs, f.store.admin.Close())...)
 }
 
 // watchedStore notes which logins have been stored, and which users' writes
