@@ -33,6 +33,17 @@ func (w *world) begin(ctx context.Context, c call) <-chan error {
 	return ended
 }
 
+// doneBy injects a fault that does nothing but tell when the server has done the
+// next call of a kind.
+func (w *world) doneBy(op sessiontest.Op) <-chan struct{} {
+	done := make(chan struct{})
+	w.Inject(op, 1, func(rw http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
+		defer close(done)
+		answer(rw, r)
+	})
+	return done
+}
+
 func TestFrozenDatabaseAnswersNothingAndDoesItAllAfterTheThaw(t *testing.T) {
 	everyWay(t, func(t *testing.T, w *world) {
 		token := w.login(email, password).tokens(t).RefreshToken
@@ -40,10 +51,8 @@ func TestFrozenDatabaseAnswersNothingAndDoesItAllAfterTheThaw(t *testing.T) {
 		w.FreezeDatabase(true)
 		ctx, cancel := context.WithCancel(t.Context())
 		remove := call{method: http.MethodDelete, path: linksPath + "/" + alice, key: sessiontest.DefaultServiceKey}
-		var given []<-chan error
-		for _, c := range []call{refreshCall(token), remove} {
-			given = append(given, w.begin(ctx, c))
-		}
+		refreshed, removed := w.doneBy(sessiontest.Refresh), w.doneBy(sessiontest.LinkRemove)
+		given := []<-chan error{w.begin(ctx, refreshCall(token)), w.begin(ctx, remove)}
 		cancel()
 		for _, ended := range given {
 			require.ErrorIs(t, <-ended, context.Canceled)
@@ -53,10 +62,9 @@ func TestFrozenDatabaseAnswersNothingAndDoesItAllAfterTheThaw(t *testing.T) {
 		patient := w.begin(t.Context(), loginCall(email, password))
 		w.FreezeDatabase(false)
 		require.NoError(t, <-patient)
-		for w.Linked(alice) { // those that nobody waits for may come last
-			time.Sleep(time.Millisecond)
-		}
-		time.Sleep(50 * time.Millisecond)
+		<-refreshed
+		<-removed
+		require.False(t, w.Linked(alice))
 		w.do(refreshCall(token)).refused(t, 401, `"Invalid refresh token"`, refreshPath)
 	})
 }
@@ -162,13 +170,14 @@ func TestStopLosesTheAnswerToWhatHadBegunAndDropsTheRest(t *testing.T) {
 		w.Inject(sessiontest.Refresh, 1, sessiontest.Delay(time.Hour))
 		heldEnded := w.begin(t.Context(), refreshCall(held))
 		w.FreezeDatabase(true)
+		done := w.doneBy(sessiontest.Refresh)
 		begunEnded := w.begin(t.Context(), refreshCall(begun))
 		w.Stop()
 		require.Error(t, <-heldEnded)
 		require.Error(t, <-begunEnded)
 		require.NoError(t, w.Resume())
 		w.FreezeDatabase(false)
-		time.Sleep(50 * time.Millisecond)
+		<-done
 		w.do(refreshCall(begun)).refused(t, 401, `"Invalid refresh token"`, refreshPath)
 		w.do(refreshCall(held)).tokens(t)
 	})
