@@ -9,10 +9,8 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"math/rand/v2"
 	"net/http"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -36,6 +34,7 @@ type botConfig struct {
 	Seed         uint64
 	Callers      int
 	Pause        time.Duration // of a caller between two calls
+	ReadTimeout  time.Duration // of its Redis client; 0: the default
 }
 
 // account is a user as the bots know them.
@@ -55,9 +54,11 @@ type order struct {
 	Email string
 	Key   string
 	Value int
-	SIDs  []string      // of log-ins that are over
-	From  int64         // from when on they must not be seen
+	SIDs  []string      // of logins that are over
+	Sub   string        // whose tokens the user gets
+	From  int64         // from when on what is over must not be seen
 	Limit time.Duration // of the caller's patience; 0: none
+	Users []int
 }
 
 // What a bot can be told.
@@ -71,6 +72,8 @@ const (
 	doSweep   = "sweep" // a token for everybody
 	doData    = "data"  // everybody's data
 	doClose   = "close"
+	doStop    = "stop"    // Close while some Users' tokens are refreshed, and everything goes on
+	doAccount = "account" // the User's tokens are the Sub's; not answered
 )
 
 // message is what a bot says: the answer to an order, an observation that takes
@@ -83,6 +86,7 @@ type message struct {
 	Err        string `json:",omitempty"` // name of a sentinel
 	Detail     string `json:",omitempty"`
 	SID, Sub   string `json:",omitempty"`
+	GaveUp     bool   `json:",omitempty"` // the caller did, before the call ended
 
 	Sweep   []message                   `json:",omitempty"`
 	Data    []map[string]int            `json:",omitempty"`
@@ -94,11 +98,13 @@ const (
 	sawAnswer  = "answer"
 	sawFigures = "figures"
 	sawRefused = "refused"    // ErrNotLoggedIn
-	sawGhost   = "ghost"      // a token of a log-in that is over
+	sawGhost   = "ghost"      // a token of a login that is over
 	sawWrong   = "wrong"      // somebody else's token
 	sawShort   = "short"      // a token with 60 s or less to go
 	sawSilence = "silence"    // of Redis
-	sawOwn     = "own logout" // a token right after the bot's own log-out
+	sawOwn     = "own logout" // a token right after the bot's own logout
+	sawAccount = "account"    // a token of an account that the user logged in from to another
+	sawClosed  = "closed"     // how Close went
 )
 
 type bot struct {
@@ -106,6 +112,7 @@ type bot struct {
 	svc     *session.Service
 	users   []account
 	ended   sync.Map // SID to the time from which it must not be seen, int64
+	account sync.Map // user to the doAccount order, order
 	orders  sync.WaitGroup
 	callers sync.WaitGroup
 	quiet   chan struct{}
@@ -128,7 +135,7 @@ func runBot() {
 		log.Fatal(err)
 	}
 	redis.SetLogger(silence{}) // it reports every connection that we break
-	client := redis.NewClient(&redis.Options{Addr: b.config.Redis, ContextTimeoutEnabled: true})
+	client := redis.NewClient(&redis.Options{Addr: b.config.Redis, ContextTimeoutEnabled: true, ReadTimeout: b.config.ReadTimeout})
 	transport := &http.Transport{IdleConnTimeout: 4 * time.Second, MaxIdleConnsPerHost: 32}
 	b.svc, err = session.New(session.WithAuthURL(b.config.AuthURL), session.WithServiceKey(sessiontest.DefaultServiceKey),
 		session.WithHTTPClient(&http.Client{Transport: signed{transport, b.config}}),
@@ -149,14 +156,21 @@ func runBot() {
 		if err := json.Unmarshal(in.Bytes(), &o); err != nil {
 			log.Fatal(err)
 		}
-		if o.Do != doClose {
+		answer := message{N: o.N, Kind: sawAnswer, Start: now()}
+		var err error
+		switch o.Do {
+		case doClose:
+			b.orders.Wait()
+			b.callers.Wait()
+			err = b.svc.Close()
+		case doStop:
+			err = b.closeInTheMiddle(o)
+		default:
 			b.obey(o)
 			continue
 		}
-		b.orders.Wait()
-		b.callers.Wait()
-		answer := message{N: o.N, Kind: sawAnswer}
-		if err := errors.Join(b.svc.Close(), client.Close()); err != nil {
+		answer.End = now()
+		if err := errors.Join(err, client.Close()); err != nil {
 			answer.Err = err.Error()
 		}
 		close(stopFigures)
@@ -205,6 +219,24 @@ func (s signed) RoundTrip(req *http.Request) (*http.Response, error) {
 	return s.RoundTripper.RoundTrip(req)
 }
 
+// closeInTheMiddle closes the Service while callers call, orders are carried out,
+// and some tokens are refreshed.
+func (b *bot) closeInTheMiddle(o order) error {
+	for _, user := range o.Users {
+		b.orders.Go(func() {
+			if token, err := b.svc.Token(context.Background(), b.users[user].ID); err == nil {
+				_, _ = b.svc.Refresh(context.Background(), b.users[user].ID, token)
+			}
+		})
+	}
+	time.Sleep(o.Limit)
+	err := b.svc.Close()
+	close(b.quiet)
+	b.callers.Wait()
+	b.orders.Wait()
+	return err
+}
+
 func (b *bot) say(m message) {
 	b.out.Lock()
 	defer b.out.Unlock()
@@ -218,6 +250,9 @@ func (b *bot) obey(o order) {
 		for _, sid := range o.SIDs {
 			b.ended.Store(sid, o.From)
 		}
+		return
+	case doAccount:
+		b.account.Store(o.User, o)
 		return
 	case doTraffic:
 		b.traffic()
@@ -246,7 +281,7 @@ func (b *bot) carryOut(o order) message {
 	defer cancel()
 	m := message{Start: now()}
 	finish := func(err error) {
-		m.End, m.Err = now(), sentinel(err)
+		m.End, m.Err, m.GaveUp = now(), sentinel(err), err != nil && ctx.Err() != nil
 		if err != nil {
 			m.Detail = err.Error()
 		}
@@ -285,238 +320,7 @@ func (b *bot) carryOut(o order) message {
 	return m
 }
 
-// traffic starts the callers.
-func (b *bot) traffic() {
-	for i := range b.config.Callers {
-		random := rand.New(rand.NewPCG(b.config.Seed, uint64(b.config.Number)<<32|uint64(b.config.Life)<<16|uint64(i)))
-		b.callers.Go(func() {
-			for {
-				select {
-				case <-b.quiet:
-					return
-				case <-time.After(b.config.Pause/2 + time.Duration(random.Int64N(int64(b.config.Pause)))):
-				}
-				b.call(random)
-			}
-		})
-	}
-}
-
-// call does what a bot does at a command: mostly it asks for a token.
-func (b *bot) call(random *rand.Rand) {
-	ctx, cancel := context.Background(), func() {}
-	if random.IntN(10) == 0 { // somebody who does not wait for ever
-		ctx, cancel = context.WithTimeout(ctx, 50*time.Millisecond+time.Duration(random.Int64N(int64(3*time.Second))))
-	}
-	defer cancel()
-	user := random.IntN(len(b.users))
-	switch p := random.IntN(100); {
-	case p < 94:
-		b.token(ctx, "token", user, func() (string, error) { return b.svc.Token(ctx, b.users[user].ID) })
-	case p < 96:
-		token, err := b.token(ctx, "token", user, func() (string, error) { return b.svc.Token(ctx, b.users[user].ID) })
-		if err == nil {
-			b.token(ctx, "refresh", user, func() (string, error) { return b.svc.Refresh(ctx, b.users[user].ID, token) })
-		}
-	case p < 98:
-		var value int
-		_, err := b.svc.Data(ctx, b.users[user].ID, dataKeys[random.IntN(len(dataKeys))], &value)
-		b.count("data", sentinel(err))
-	default:
-		start := now()
-		in, err := b.svc.LoggedIn(ctx, b.users[user].ID)
-		b.count("logged in", sentinel(err))
-		if err == nil && !in {
-			b.say(message{Kind: sawRefused, User: user, Start: start, End: now(), Detail: "logged in: false"})
-		}
-	}
-}
-
-// token makes a call that returns a token, and looks at what comes of it.
-func (b *bot) token(ctx context.Context, op string, user int, call func() (string, error)) (string, error) {
-	start := now()
-	token, err := call()
-	end := now()
-	b.count(op, sentinel(err))
-	switch {
-	case err == nil:
-		b.inspect(op, user, token, start, end)
-	case errors.Is(err, session.ErrNotLoggedIn):
-		b.say(message{Kind: sawRefused, User: user, Start: start, End: end, Detail: op + ": " + err.Error()})
-	}
-	return token, err
-}
-
-// inspect reports a token that is not as it should be.
-func (b *bot) inspect(op string, user int, token string, start, end int64) {
-	m := message{User: user, Start: start, End: end, Detail: op}
-	c, err := readClaims(token)
-	if err != nil {
-		m.Kind, m.Detail = sawWrong, op+": "+err.Error()
-		b.say(m)
-		return
-	}
-	m.SID, m.Sub = c.SID, c.Subject
-	if !slices.Contains(b.users[user].Subjects, c.Subject) {
-		m.Kind = sawWrong
-		b.say(m)
-	}
-	left := time.Duration(c.Expires*int64(time.Second) - end)
-	if left <= time.Minute {
-		m.Kind, m.Detail = sawShort, left.String()
-		b.say(m)
-	}
-	if over, ok := b.ended.Load(c.SID); ok && start > over.(int64) {
-		health := b.svc.Health(context.Background())
-		m.Kind, m.Detail = sawGhost, fmt.Sprintf("%s; then: store ok %t, %q, queued %d", op, health.Store.OK, health.Store.LastError, health.Queued)
-		b.say(m)
-	}
-}
-
 const (
 	sweepLimit   = time.Minute
 	sweepCallers = 64
 )
-
-// each calls f for every user, many at a time.
-func (b *bot) each(f func(user int)) {
-	var all sync.WaitGroup
-	next := make(chan int)
-	for range sweepCallers {
-		all.Go(func() {
-			for user := range next {
-				f(user)
-			}
-		})
-	}
-	for user := range b.users {
-		next <- user
-	}
-	close(next)
-	all.Wait()
-}
-
-// sweep asks for everybody's token until there is one or a no.
-func (b *bot) sweep() []message {
-	answers := make([]message, len(b.users))
-	limit := time.Now().Add(sweepLimit)
-	b.each(func(user int) {
-		m := &answers[user]
-		for {
-			m.Start = now()
-			token, err := b.svc.Token(context.Background(), b.users[user].ID)
-			m.End, m.Err, m.User = now(), sentinel(err), user
-			b.count("token", m.Err)
-			if err == nil {
-				b.inspect("sweep", user, token, m.Start, m.End)
-				c, _ := readClaims(token)
-				m.SID, m.Sub, m.Detail = c.SID, c.Subject, ""
-				return
-			}
-			m.Detail = "sweep: " + err.Error()
-			if errors.Is(err, session.ErrNotLoggedIn) || time.Now().After(limit) {
-				return
-			}
-			time.Sleep(100 * time.Millisecond) // the breaker closes, the server recovers
-		}
-	})
-	return answers
-}
-
-// allData reads everybody's data; a user without a session has nil.
-func (b *bot) allData() []map[string]int {
-	answers := make([]map[string]int, len(b.users))
-	b.each(func(user int) {
-		data := make(map[string]int)
-		for _, key := range dataKeys {
-			var value int
-			found, err := b.svc.Data(context.Background(), b.users[user].ID, key, &value)
-			b.count("data", sentinel(err))
-			if err != nil {
-				return
-			}
-			if found {
-				data[key] = value
-			}
-		}
-		answers[user] = data
-	})
-	return answers
-}
-
-func (b *bot) count(op, outcome string) {
-	if outcome == "" {
-		outcome = "ok"
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.figures[op] == nil {
-		b.figures[op] = make(map[string]int64)
-	}
-	b.figures[op][outcome]++
-}
-
-// reportFigures says again and again what was done since the last time: a bot
-// may be killed at any moment.
-func (b *bot) reportFigures(stop <-chan struct{}) {
-	tick := time.NewTicker(250 * time.Millisecond)
-	defer tick.Stop()
-	for last := false; !last; {
-		select {
-		case <-tick.C:
-		case <-stop:
-			last = true
-		}
-		b.mu.Lock()
-		figures := b.figures
-		b.figures = make(map[string]map[string]int64)
-		b.mu.Unlock()
-		b.say(message{Kind: sawFigures, Figures: figures})
-	}
-}
-
-// canaryWait is how long Redis may take to answer before it counts as out of
-// reach: less than a Service waits that has something else to go by.
-const canaryWait = 150 * time.Millisecond
-
-// listen reports when Redis does not answer, apart from the Service and what it
-// makes of it: on a loaded machine there is more silence than faults.
-func (b *bot) listen(canary *redis.Client, stop <-chan struct{}) {
-	for silent := now(); sleep(stop, 50*time.Millisecond); {
-		asked := now()
-		ctx, cancel := context.WithTimeout(context.Background(), canaryWait)
-		err := canary.Ping(ctx).Err()
-		cancel()
-		if err != nil || time.Duration(now()-asked) > canaryWait {
-			b.say(message{Kind: sawSilence, Start: silent, End: now()})
-		}
-		silent = now()
-	}
-}
-
-// sentinel names what a bot decides by.
-func sentinel(err error) string {
-	if err == nil {
-		return ""
-	}
-	for _, s := range []struct {
-		err  error
-		name string
-	}{
-		{session.ErrNotLoggedIn, "ErrNotLoggedIn"},
-		{session.ErrInvalidCredentials, "ErrInvalidCredentials"},
-		{session.ErrEmailNotVerified, "ErrEmailNotVerified"},
-		{session.ErrRateLimited, "ErrRateLimited"},
-		{session.ErrServiceKeyRejected, "ErrServiceKeyRejected"},
-		{session.ErrStoreUnavailable, "ErrStoreUnavailable"},
-		{session.ErrAuthUnavailable, "ErrAuthUnavailable"},
-		{session.ErrClosed, "ErrClosed"},
-		{context.DeadlineExceeded, "DeadlineExceeded"},
-		{context.Canceled, "Canceled"},
-	} {
-		if errors.Is(err, s.err) {
-			return s.name
-		}
-	}
-	return "other: " + err.Error()
-}

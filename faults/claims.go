@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// claims are what the checks go by. SID names the log-in that a token stems
+// claims are what the checks go by. SID names the login that a token stems
 // from, over all refreshes; tokens of one link share one.
 type claims struct {
 	Subject string `json:"sub"`

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -9,7 +10,7 @@ import (
 
 // How things are allowed to take time.
 const (
-	// staleness is how long after a log-out another process that reaches the
+	// staleness is how long after a logout another process that reaches the
 	// store may still hand out what it knows: the near cache's promise of a
 	// second, and room for a loaded machine.
 	staleness = 1300 * time.Millisecond
@@ -21,12 +22,13 @@ const (
 	wayBack = 4 * time.Second
 
 	// leaseTime is how long a process that was killed or cut off may hold the
-	// lease on a user. Making a record takes the lease, so a log-in of a user who
+	// lease on a user. Making a record takes the lease, so a login of a user who
 	// had none is written back that much later.
 	leaseTime = 15 * time.Second
 
 	// straggling is how long a write whose caller was told an error may stay on
-	// the way: in a connection that stands still, or in a queue.
+	// the way, in a connection that stands still or in a queue, if nothing that is
+	// acknowledged overtakes it.
 	straggling = 20 * time.Second
 
 	// refreshLimit bounds the time from the spending of a refresh token to the
@@ -39,11 +41,12 @@ const (
 const (
 	lostAnswer   = "refresh token spent, the answer destroyed by a fault"
 	lostHolder   = "refresh token spent by a bot that was killed before it could store the successor"
-	queuedKilled = "log-in queued in a bot that was killed while it did not reach Redis"
-	notYetBack   = "log-in of a bot that did not reach Redis, not written back yet"
-	lateBack     = "log-in of a bot that did not reach Redis, written back late: another process had died with the lease or held it"
+	lostFrozen   = "refresh token spent by an auth server that was frozen or restarted, and answered when nobody waited any more"
+	queuedKilled = "login queued in a bot that was killed, or closed, while it could not write to Redis"
+	notYetBack   = "login of a bot that did not reach Redis, not written back yet"
+	lateBack     = "login of a bot that did not reach Redis, written back late: another process had died with the lease or held it"
 	ownQueued    = "told by a bot that did not reach Redis, and had itself logged the user out before somebody else logged in"
-	lateLogout   = "earlier log-out that had reported an error took effect late"
+	lateLogout   = "earlier logout that had reported an error took effect late"
 )
 
 // deed is something that was done about a user. Deeds of a user come one after
@@ -55,7 +58,7 @@ type deed struct {
 	outcome    outcome
 	err        string
 	email      string
-	sid        string // of a log-in that is done
+	sid        string // of a login that is done
 	key        string
 	value      int
 }
@@ -114,6 +117,14 @@ func (l *ledger) killed(bot, life int) {
 	l.lives[fmt.Sprintf("%d.%d", bot, life)] = now()
 }
 
+// closed notes that a bot was closed, from a time on. If it could not write to
+// Redis meanwhile it is as good as killed; otherwise nothing may be lost.
+func (l *ledger) closed(bot, life int, from int64) {
+	if l.damage.unwritable(bot, from, now(), wayBack) {
+		l.killed(bot, life)
+	}
+}
+
 func (l *ledger) killedAt(bot string) int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -149,11 +160,7 @@ func (l *ledger) standingAt(deeds []deed, from, to int64) (standing, int) {
 		case d.do == doLogin:
 			s, by = unknown, i
 		case d.do == doLogout && d.outcome == done && d.end < from:
-			if s == unknown && deeds[by].do == doLogin && d.start-deeds[by].end < int64(straggling) {
-				by = i // the log-in may come to life after all
-				continue
-			}
-			s, by = out, i
+			s, by = out, i // for good: what was given up before has no effect after it
 		case d.do == doLogout:
 			s, by = unknown, i
 		}
@@ -171,7 +178,7 @@ type verdict struct {
 func (l *ledger) judgeRefusal(h heard) verdict {
 	deeds := l.of(h.User)
 	if l.users[h.User].Linked {
-		// Only a log-out in the middle of the call may make a linked user look
+		// Only a logout in the middle of the call may make a linked user look
 		// logged out.
 		return verdict{violation: !slices.ContainsFunc(deeds, func(d deed) bool {
 			end := d.end
@@ -199,8 +206,8 @@ func (l *ledger) judgeRefusal(h heard) verdict {
 			return verdict{excused: lateBack}
 		}
 	}
-	// A bot that does not reach Redis goes by its own log-out.
-	if l.damage.away(h.bot, h.Start, h.End, wayBack) && slices.ContainsFunc(deeds[:by], func(d deed) bool {
+	// A bot that does not reach Redis goes by its own logout.
+	if l.damage.unwritable(h.bot, h.Start, h.End, wayBack) && slices.ContainsFunc(deeds[:by], func(d deed) bool {
 		return d.do == doLogout && d.outcome == unclear && d.bot == h.bot && d.life == h.life
 	}) {
 		return verdict{excused: ownQueued}
@@ -241,7 +248,7 @@ func (l *ledger) judgeToken(h heard) verdict {
 }
 
 // queuedLogout reports whether the last thing that happened to a user is a
-// log-out which a bot could not carry out at once and, not having been killed
+// logout which a bot could not carry out at once and, not having been killed
 // since, has to have carried out by the end.
 func (l *ledger) queuedLogout(user int) bool {
 	last, straggler := deed{}, int64(0)
@@ -257,39 +264,89 @@ func (l *ledger) queuedLogout(user int) bool {
 		l.killedAt(fmt.Sprintf("%d.%d", last.bot, last.life)) == 0 && last.start-straggler > int64(straggling)
 }
 
-// judgeAccount says whether a token may be of the account that it is of, for a
-// user who has several. Redis must have been in reach of everybody for long.
+// judgeAccount says whether a token may be of the account that it is of: that of
+// the last acknowledged login; for a linked user who has not logged in since the
+// last logout, that of the link. While something else is going on, or was given
+// up since, the token may be of either.
 func (l *ledger) judgeAccount(h heard) verdict {
-	user := l.users[h.User]
-	s, by := l.standingAt(l.of(h.User), h.Start, h.End)
-	if s != in {
-		return verdict{}
+	user, deeds := l.users[h.User], l.of(h.User)
+	from := h.Start - int64(staleness)
+	may := make(map[string]bool) // emails; empty: not known
+	if user.Linked {
+		may[user.Emails[0]] = true
 	}
-	deeds := l.of(h.User)
+	excused := ""
 	for _, d := range deeds {
-		if d.do == doLogin && d.outcome == unclear && d.end > deeds[by].start-int64(straggling) {
-			return verdict{}
+		if d.start > h.End {
+			break
+		}
+		if d.do == doSet || d.outcome == nothing {
+			continue
+		}
+		sure := d.outcome == done && d.end < from
+		if sure {
+			clear(may)
+			excused = l.notStored(d, h)
+		}
+		switch {
+		case d.do == doLogin:
+			may[d.email] = true
+			if user.Linked && l.books.wasRefused(d.sid, h.End) {
+				may[user.Emails[0]] = true // the link is followed after a clear no
+			}
+		case user.Linked:
+			may[user.Emails[0]] = true
 		}
 	}
-	at := slices.Index(user.Emails, deeds[by].email)
-	return verdict{violation: at >= 0 && user.Subjects[at] != h.Sub}
+	at := slices.Index(user.Subjects, h.Sub)
+	switch {
+	case len(may) == 0, at >= 0 && may[user.Emails[at]]:
+		return verdict{}
+	case excused != "":
+		return verdict{excused: excused}
+	}
+	return verdict{violation: true}
+}
+
+// notStored says why others may not know yet of what a bot did, or never will,
+// or "".
+func (l *ledger) notStored(d deed, h heard) string {
+	back, away := l.damage.backBy(d.bot, d.start, d.end, wayBack)
+	killed := l.killedAt(fmt.Sprintf("%d.%d", d.bot, d.life))
+	switch {
+	case away && killed != 0 && killed <= back:
+		return queuedKilled
+	case away && h.Start <= back+int64(leaseTime):
+		return notYetBack
+	}
+	return ""
 }
 
 // wantedData says what a user's data under a key may be at the end: the value
 // last acknowledged, or one that came to nothing or not after it. ok is false
 // for a user whose session ended or may have ended after it.
 func (l *ledger) wantedData(user int, key string) (values []int, ok bool) {
-	email, ending := "", false
+	if u := l.users[user]; u.Linked && len(u.Emails) > 1 {
+		return nil, false // the link may have changed the account
+	}
+	ending := int64(0)              // until when a logout may still take effect that was not acknowledged
+	emails := make(map[string]bool) // of the session, for all that is known
 	for _, d := range l.of(user) {
 		if d.outcome == done && d.do != doSet {
-			ending = false
+			back, away := l.damage.backBy(d.bot, d.start, d.end, wayBack)
+			if ending > 0 && away { // it waits for the store together with the logout
+				ending = back + int64(leaseTime)
+			} else {
+				ending = 0
+			}
 		}
+		another := d.do == doLogin && len(emails) > 0 && (len(emails) > 1 || !emails[d.email])
 		switch {
 		case d.outcome == nothing:
 		case d.do == doLogout && d.outcome == unclear:
-			values, ok, ending = nil, false, true
-		case ending: // what is written meanwhile goes when the log-out takes effect
-		case d.do == doLogout, d.do == doLogin && email != "" && d.email != email:
+			values, ok, ending = nil, false, math.MaxInt64
+		case d.start < ending: // what is written meanwhile goes when the logout takes effect
+		case d.do == doLogout, another:
 			values, ok = nil, false
 		case d.do == doSet && d.key == key && d.outcome == done:
 			values, ok = []int{d.value}, true
@@ -297,13 +354,16 @@ func (l *ledger) wantedData(user int, key string) (values []int, ok bool) {
 			values = append(values, d.value)
 		}
 		if d.do == doLogin && d.outcome != nothing {
-			email = d.email
+			if d.outcome == done {
+				clear(emails)
+			}
+			emails[d.email] = true
 		}
 	}
 	return values, ok
 }
 
-// lostExcusably reports whether a log-in of the user broke off for a reason that
+// lostExcusably reports whether a login of the user broke off for a reason that
 // no client could have helped, and the data with it.
 func (l *ledger) lostExcusably(user int) bool {
 	for _, sid := range l.books.granted(l.users[user].Emails, 0) {

@@ -10,8 +10,9 @@ import (
 type story struct{ *ledger }
 
 func newStory(linked bool) story {
+	damage := newDamage()
 	return story{newLedger([]account{{ID: "@a:h", Emails: []string{"a@h", "b@h"}, Subjects: []string{"A", "B"}, Linked: linked}},
-		newDamage(), newBooks())}
+		damage, newBooks(damage))}
 }
 
 const second = int64(time.Second)
@@ -26,6 +27,11 @@ func (s story) did(do string, at int64, o outcome, more ...func(*deed)) {
 
 func (s story) broke(bot int, from, to int64) {
 	s.damage.store = append(s.damage.store, window{Bot: bot, From: from * second, To: to * second})
+}
+
+// filled says when there was no room in Redis.
+func (s story) filled(from, to int64) {
+	s.damage.full = append(s.damage.full, window{Bot: everybody, From: from * second, To: to * second})
 }
 
 func at(t int64, bot int) heard {
@@ -47,12 +53,12 @@ func TestALossIsToldFromWhatHadToBe(t *testing.T) {
 		{"logged in", false, func(s story) { s.did(doLogin, 1, done) }, lost},
 		{"never logged in", false, func(story) {}, fine},
 		{"logged out", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogout, 5, done) }, fine},
-		{"log-out attempted", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogout, 5, unclear) }, fine},
-		{"log-out refused", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogout, 5, nothing) }, lost},
+		{"logout attempted", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogout, 5, unclear) }, fine},
+		{"logout refused", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogout, 5, nothing) }, lost},
 		{"logged in again", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogout, 5, done); s.did(doLogin, 7, done) }, lost},
-		{"second log-in unclear", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogin, 5, unclear) }, lost},
-		{"only log-in unclear", false, func(s story) { s.did(doLogin, 1, unclear) }, fine},
-		{"late log-out", false, func(s story) { s.did(doLogout, 1, unclear); s.did(doLogin, 5, done) }, verdict{true, lateLogout}},
+		{"second login unclear", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogin, 5, unclear) }, lost},
+		{"only login unclear", false, func(s story) { s.did(doLogin, 1, unclear) }, fine},
+		{"late logout", false, func(s story) { s.did(doLogout, 1, unclear); s.did(doLogin, 5, done) }, verdict{true, lateLogout}},
 		{"logged out by a bot that is cut off", false, func(s story) {
 			s.broke(2, 50, 101)
 			s.did(doLogout, 80, unclear, func(d *deed) { d.bot = 2 })
@@ -64,26 +70,26 @@ func TestALossIsToldFromWhatHadToBe(t *testing.T) {
 			s.did(doLogin, 90, done)
 		}, lost},
 		{"linked", true, func(story) {}, lost},
-		{"linked, long after a log-out", true, func(s story) { s.did(doLogout, 1, done) }, lost},
-		{"linked, during a log-out", true, func(s story) { s.did(doLogout, 100, done) }, fine},
-		{"bot of the log-in still cut off", false, func(s story) { s.broke(0, 0, 99); s.did(doLogin, 1, done) }, verdict{excused: notYetBack}},
-		{"bot of the log-in back for long", false, func(s story) { s.broke(0, 0, 50); s.did(doLogin, 1, done) }, lost},
-		{"bot of the log-in back for less than a lease, over an older session", false, func(s story) {
+		{"linked, long after a logout", true, func(s story) { s.did(doLogout, 1, done) }, lost},
+		{"linked, during a logout", true, func(s story) { s.did(doLogout, 100, done) }, fine},
+		{"bot of the login still cut off", false, func(s story) { s.broke(0, 0, 99); s.did(doLogin, 1, done) }, verdict{excused: notYetBack}},
+		{"bot of the login back for long", false, func(s story) { s.broke(0, 0, 50); s.did(doLogin, 1, done) }, lost},
+		{"bot of the login back for less than a lease, over an older session", false, func(s story) {
 			s.broke(0, 60, 90)
 			s.did(doLogin, 1, done)
 			s.did(doLogin, 61, done)
 		}, lost},
-		{"bot of the log-in back for less than a lease, after a log-out", false, func(s story) {
+		{"bot of the login back for less than a lease, after a logout", false, func(s story) {
 			s.broke(0, 60, 90)
 			s.did(doLogout, 1, done)
 			s.did(doLogin, 61, done)
 		}, verdict{excused: lateBack}},
-		{"bot of the log-in killed while cut off", false, func(s story) {
+		{"bot of the login killed while cut off", false, func(s story) {
 			s.broke(0, 0, 50)
 			s.did(doLogin, 1, done)
 			s.lives["0.1"] = 40 * second
 		}, verdict{excused: queuedKilled}},
-		{"bot of the log-in killed when it was back for long", false, func(s story) {
+		{"bot of the login killed when it was back for long", false, func(s story) {
 			s.broke(0, 0, 50)
 			s.did(doLogin, 1, done)
 			s.lives["0.1"] = 60 * second
@@ -96,6 +102,33 @@ func TestALossIsToldFromWhatHadToBe(t *testing.T) {
 		{"answer destroyed, but nobody came with the old token", false, func(s story) {
 			s.did(doLogin, 1, done)
 			s.books.chains["sid"] = &chain{last: &issue{destroyed: true, bot: "0.1"}}
+		}, lost},
+		{"given-up logout before it", false, func(s story) {
+			s.did(doLogin, 1, done)
+			s.did(doLogout, 80, unclear)
+			s.did(doLogin, 90, done)
+		}, verdict{true, lateLogout}},
+		{"given-up login before it", false, func(s story) { s.did(doLogin, 1, unclear); s.did(doLogin, 5, done) }, lost},
+		{"bot of the login without room in Redis", false, func(s story) { s.filled(50, 99); s.did(doLogin, 60, done) }, verdict{excused: notYetBack}},
+		{"room in Redis for long", false, func(s story) { s.filled(50, 80); s.did(doLogin, 60, done) }, lost},
+		{"bot of the login closed without room in Redis", false, func(s story) {
+			s.filled(50, 80)
+			s.did(doLogin, 60, done)
+			s.lives["0.1"] = 70 * second
+		}, verdict{excused: queuedKilled}},
+		{"own logout without room in Redis", false, func(s story) {
+			s.filled(50, 101)
+			s.did(doLogout, 80, unclear, func(d *deed) { d.bot = 2 })
+			s.did(doLogin, 90, done, func(d *deed) { d.bot = 1 })
+		}, verdict{excused: notYetBack}},
+		{"answer of a frozen auth server to nobody", false, func(s story) {
+			s.did(doLogin, 1, done)
+			s.books.chains["sid"] = &chain{last: &issue{abandoned: true, bot: "0.1"}, refused: 90 * second}
+		}, verdict{excused: lostFrozen}},
+		{"bot closed during the refresh", false, func(s story) {
+			s.did(doLogin, 1, done)
+			s.books.chains["sid"] = &chain{last: &issue{at: 80 * second, bot: "0.1"}, refused: 90 * second}
+			s.closed(0, 1, 81*second)
 		}, lost},
 		{"refresher killed", false, func(s story) {
 			s.did(doLogin, 1, done)
@@ -117,7 +150,7 @@ func TestALossIsToldFromWhatHadToBe(t *testing.T) {
 	}
 }
 
-func TestATokenAfterALogOutIsFound(t *testing.T) {
+func TestATokenAfterALogoutIsFound(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		bad  bool
@@ -127,10 +160,10 @@ func TestATokenAfterALogOutIsFound(t *testing.T) {
 		{"never logged in", true, func(story) {}},
 		{"logged out a moment ago", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogout, 99, done) }},
 		{"logged in", false, func(s story) { s.did(doLogin, 1, done) }},
-		{"log-out attempted", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogout, 5, unclear) }},
-		{"log-in attempted after it", false, func(s story) { s.did(doLogout, 5, done); s.did(doLogin, 6, unclear) }},
-		{"log-in attempted just before it", false, func(s story) { s.did(doLogin, 4, unclear); s.did(doLogout, 5, done) }},
-		{"log-in attempted long before it", true, func(s story) { s.did(doLogin, 4, unclear); s.did(doLogout, 50, done) }},
+		{"logout attempted", false, func(s story) { s.did(doLogin, 1, done); s.did(doLogout, 5, unclear) }},
+		{"login attempted after it", false, func(s story) { s.did(doLogout, 5, done); s.did(doLogin, 6, unclear) }},
+		{"login given up just before it", true, func(s story) { s.did(doLogin, 4, unclear); s.did(doLogout, 5, done) }},
+		{"login given up long before it", true, func(s story) { s.did(doLogin, 4, unclear); s.did(doLogout, 50, done) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newStory(false)
@@ -142,7 +175,7 @@ func TestATokenAfterALogOutIsFound(t *testing.T) {
 	}
 }
 
-func TestAQueuedLogOutHasToTakeEffect(t *testing.T) {
+func TestAQueuedLogoutHasToTakeEffect(t *testing.T) {
 	unavailable := func(d *deed) { d.err = "ErrStoreUnavailable" }
 	for _, c := range []struct {
 		name string
@@ -164,15 +197,94 @@ func TestAQueuedLogOutHasToTakeEffect(t *testing.T) {
 	}
 }
 
-func TestTheLastLogInDecidesTheAccount(t *testing.T) {
-	s := newStory(false)
-	s.did(doLogin, 1, done)
-	if s.judgeAccount(at(100, 2)).violation {
-		t.Error("A's token after A's log-in")
+func TestTheLastAcknowledgedLoginDecidesTheAccount(t *testing.T) {
+	wrong, fine := verdict{violation: true}, verdict{}
+	b := as("b@h")
+	refused := func(s story) { s.books.chains["sid"] = &chain{last: &issue{}, refused: 90 * second} }
+	for _, c := range []struct {
+		name   string
+		linked bool // to A
+		sub    string
+		tell   func(story)
+		want   verdict
+	}{
+		{"A after A", false, "A", func(s story) { s.did(doLogin, 1, done) }, fine},
+		{"B after A", false, "B", func(s story) { s.did(doLogin, 1, done) }, wrong},
+		{"A after B", false, "A", func(s story) { s.did(doLogin, 1, done); s.did(doLogin, 50, done, b) }, wrong},
+		{"A a moment after B", false, "A", func(s story) { s.did(doLogin, 1, done); s.did(doLogin, 99, done, b) }, fine},
+		{"B a moment after B", false, "B", func(s story) { s.did(doLogin, 1, done); s.did(doLogin, 99, done, b) }, fine},
+		{"B before B", false, "B", func(s story) { s.did(doLogin, 1, done); s.did(doLogin, 200, done, b) }, wrong},
+		{"B given up after A", false, "B", func(s story) { s.did(doLogin, 1, done); s.did(doLogin, 50, unclear, b) }, fine},
+		{"A, B given up after it", false, "A", func(s story) { s.did(doLogin, 1, done); s.did(doLogin, 50, unclear, b) }, fine},
+		{"B given up just before A", false, "B", func(s story) { s.did(doLogin, 89, unclear, b); s.did(doLogin, 90, done) }, wrong},
+		{"B given up before a logout and A", false, "B", func(s story) {
+			s.did(doLogin, 85, unclear, b)
+			s.did(doLogout, 86, done)
+			s.did(doLogin, 90, done)
+		}, wrong},
+		{"B after A and a logout given up", false, "B", func(s story) { s.did(doLogin, 1, done); s.did(doLogout, 50, unclear) }, wrong},
+		{"B that came to nothing", false, "B", func(s story) { s.did(doLogin, 1, done); s.did(doLogin, 50, nothing, b) }, wrong},
+		{"A after B of a bot that is cut off", false, "A", func(s story) {
+			s.broke(0, 40, 99)
+			s.did(doLogin, 1, done)
+			s.did(doLogin, 50, done, b)
+		}, verdict{excused: notYetBack}},
+		{"A after B of a bot that was killed without room in Redis", false, "A", func(s story) {
+			s.filled(40, 60)
+			s.did(doLogin, 1, done)
+			s.did(doLogin, 50, done, b)
+			s.lives["0.1"] = 55 * second
+		}, verdict{excused: queuedKilled}},
+		{"link", true, "A", func(story) {}, fine},
+		{"not the link's", true, "B", func(story) {}, wrong},
+		{"link's after B", true, "A", func(s story) { s.did(doLogin, 50, done, b) }, wrong},
+		{"B, linked to A", true, "B", func(s story) { s.did(doLogin, 50, done, b) }, fine},
+		{"link's after the auth server's no to B", true, "A", func(s story) { s.did(doLogin, 50, done, b); refused(s) }, fine},
+		{"link's after B and a logout", true, "A", func(s story) { s.did(doLogin, 50, done, b); s.did(doLogout, 60, done) }, fine},
+		{"B after a logout, linked to A", true, "B", func(s story) { s.did(doLogin, 50, done, b); s.did(doLogout, 60, done) }, wrong},
+		{"link's after B and a logout given up", true, "A", func(s story) { s.did(doLogin, 50, done, b); s.did(doLogout, 60, unclear) }, fine},
+		{"B after B and a logout given up", true, "B", func(s story) { s.did(doLogin, 50, done, b); s.did(doLogout, 60, unclear) }, fine},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newStory(c.linked)
+			c.tell(s)
+			h := at(100, 2)
+			h.Sub = c.sub
+			if got := s.judgeAccount(h); got != c.want {
+				t.Errorf("%+v, want %+v", got, c.want)
+			}
+		})
 	}
-	s.did(doLogin, 50, done, as("b@h"))
-	if !s.judgeAccount(at(100, 2)).violation {
-		t.Error("A's token after B's log-in")
+}
+
+func TestABotThatIsClosedMayLoseOnlyWhatItCouldNotStore(t *testing.T) {
+	s := newStory(false)
+	s.closed(0, 1, now())
+	if s.killedAt("0.1") != 0 {
+		t.Error("excused though Redis was there")
+	}
+	defer s.damage.begin(&s.damage.full, everybody, "redis full")()
+	s.closed(0, 2, now())
+	if s.killedAt("0.2") == 0 {
+		t.Error("not excused though there was no room")
+	}
+}
+
+func TestAGivenUpCallMayHaveTakenEffect(t *testing.T) {
+	for _, c := range []struct {
+		m    message
+		want outcome
+	}{
+		{message{}, done},
+		{message{Err: "ErrAuthUnavailable"}, nothing},
+		{message{Err: "ErrAuthUnavailable", GaveUp: true}, unclear},
+		{message{Err: "DeadlineExceeded", GaveUp: true}, unclear},
+		{message{Err: "ErrClosed"}, unclear},
+	} {
+		var d deed
+		if d.settle(c.m, nil); d.outcome != c.want {
+			t.Errorf("%+v: %d, want %d", c.m, d.outcome, c.want)
+		}
 	}
 }
 
@@ -187,12 +299,40 @@ func TestDataThatHaveToBeThere(t *testing.T) {
 		{"second write unclear", []int{7, 8}, func(s story) { s.did(doSet, 1, done, writing(7)); s.did(doSet, 2, unclear, writing(8)) }},
 		{"second write refused", []int{7}, func(s story) { s.did(doSet, 1, done, writing(7)); s.did(doSet, 2, nothing, writing(8)) }},
 		{"logged out since", nil, func(s story) { s.did(doSet, 1, done, writing(7)); s.did(doLogout, 2, done) }},
-		{"log-out attempted since", nil, func(s story) { s.did(doSet, 1, done, writing(7)); s.did(doLogout, 2, unclear) }},
-		{"written before a queued log-out took effect", nil, func(s story) { s.did(doLogout, 1, unclear); s.did(doSet, 2, done, writing(7)) }},
+		{"logout attempted since", nil, func(s story) { s.did(doSet, 1, done, writing(7)); s.did(doLogout, 2, unclear) }},
+		{"written before a queued logout took effect", nil, func(s story) { s.did(doLogout, 1, unclear); s.did(doSet, 2, done, writing(7)) }},
 		{"logged in again", []int{7}, func(s story) {
 			s.did(doLogin, 0, done)
 			s.did(doSet, 1, done, writing(7))
 			s.did(doLogin, 2, done)
+		}},
+		{"written before a queued logout and login took effect", nil, func(s story) {
+			s.broke(0, 0, 50)
+			s.did(doLogout, 1, unclear)
+			s.did(doLogin, 2, done)
+			s.did(doSet, 40, done, writing(7), func(d *deed) { d.bot = 1 })
+		}},
+		{"written after a queued logout and login took effect", []int{7}, func(s story) {
+			s.broke(0, 0, 50)
+			s.did(doLogout, 1, unclear)
+			s.did(doLogin, 2, done)
+			s.did(doSet, 80, done, writing(7), func(d *deed) { d.bot = 1 })
+		}},
+		{"login as another given up", nil, func(s story) {
+			s.did(doLogin, 0, done)
+			s.did(doSet, 1, done, writing(7))
+			s.did(doLogin, 2, unclear, as("b@h"))
+		}},
+		{"written after a login as another was given up", []int{8}, func(s story) {
+			s.did(doLogin, 0, done)
+			s.did(doLogin, 1, unclear, as("b@h"))
+			s.did(doSet, 2, done, writing(8))
+		}},
+		{"logged in again after a login as another was given up", nil, func(s story) {
+			s.did(doLogin, 0, done)
+			s.did(doLogin, 1, unclear, as("b@h"))
+			s.did(doSet, 2, done, writing(8))
+			s.did(doLogin, 3, done, as("b@h"))
 		}},
 		{"logged in as another", nil, func(s story) {
 			s.did(doLogin, 0, done)

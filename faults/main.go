@@ -6,7 +6,7 @@
 //
 // The first runs bot processes on one Redis and one auth server, breaks all of
 // them at random, and counts wrong tokens, short tokens, lost sessions, sessions
-// that came back after a log-out, and lost data. The second records what single
+// that came back after a logout, and lost data. The second records what single
 // users were told by several bots while faults were injected, and has a checker
 // look for an order of events that explains it. Both start their own servers on
 // loopback, and end with a status other than 0 if anything was found.

@@ -21,7 +21,7 @@ func testSeed() uint64 { return uint64(time.Now().UnixNano()) }
 
 func TestNothingIsLostOrMixedUpWhileEverythingBreaks(t *testing.T) {
 	r, err := runRandom(t, randomConfig{
-		For: 10 * time.Second, Users: 200, Processes: 3, Seed: testSeed(),
+		For: 6 * time.Second, Users: 200, Processes: 3, Seed: testSeed(),
 		Callers: 20, Pause: 20 * time.Millisecond, Deeds: 8,
 	})
 	if err != nil {
@@ -46,7 +46,7 @@ func TestNothingIsLostOrMixedUpWhileEverythingBreaks(t *testing.T) {
 }
 
 func TestHistoriesOfOneUserCanBeExplained(t *testing.T) {
-	r, err := runLinear(t, linearConfig{For: 6 * time.Second, Seed: testSeed(), Dir: os.TempDir(), Lanes: 2})
+	r, err := runLinear(t, linearConfig{For: 5 * time.Second, Seed: testSeed(), Dir: os.TempDir(), Lanes: 2})
 	if err != nil {
 		t.Fatal(err)
 	}

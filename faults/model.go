@@ -14,9 +14,15 @@ import (
 type state struct {
 	In      bool
 	Linked  bool
-	SID     string // of the log-in; of the link
+	SID     string // of the login; of the link
 	Account int    // of those that the user has
 	Data    [keys]int
+
+	// When the latest of the acknowledged events was called that count: what was
+	// given up before has no effect after them.
+	Changed int64       // login or logout
+	Over    int64       // logout, or login as another account: the end of all data
+	Wrote   [keys]int64 // data
 }
 
 const keys = 2
@@ -24,14 +30,15 @@ const keys = 2
 // event is an operation and its result.
 type event struct {
 	Do      string
-	Account int    // of a log-in, or of the token
-	SID     string // of a log-in, or of the token
+	Account int    // of a login, or of the token
+	SID     string // of a login, or of the token
 	Key     int
 	Value   int      // 0: nothing under the key
 	Refused bool     // ErrNotLoggedIn
-	Unclear bool     // failed: may take effect, at any later time, or not at all
+	Unclear bool     // failed: may take effect later, or not at all, but see At
+	At      int64    // when it was called; of an unclear one, when its caller was told
 	LinkSID string   // the user is linked to account 0, and the link's tokens have this
-	Ended   []string // log-ins that the auth server has ended, for a fault of ours
+	Ended   []string // logins that the auth server has ended, for a fault of ours
 }
 
 // What can be done, beside doLogin, doLogout and doSet. Logging out and removing
@@ -67,25 +74,42 @@ var sessions = porcupine.Model{
 func (e event) step(s state) (bool, state) {
 	if e.Refused {
 		// A session that the auth server ended goes when somebody finds out.
-		return !s.In || slices.Contains(e.Ended, s.SID), state{Linked: s.Linked}
+		return !s.In || slices.Contains(e.Ended, s.SID), s.end()
+	}
+	if e.overtaken(s) {
+		return true, s
 	}
 	switch e.Do {
 	case doLogin:
-		return true, s.begin(e.SID, e.Account)
+		next := s.begin(e.SID, e.Account)
+		if !e.Unclear {
+			next.Changed = max(s.Changed, e.At)
+			if s.In && s.Account != e.Account {
+				next.Over = max(s.Over, e.At)
+			}
+		}
+		return true, next
 	case doLogout:
-		return true, state{Linked: s.Linked}
+		next := s.end()
+		if !e.Unclear {
+			next.Changed, next.Over = max(s.Changed, e.At), max(s.Over, e.At)
+		}
+		return true, next
 	case doLink, doUnlink:
 		s.Linked = e.Do == doLink
 		return true, s
 	case doToken:
-		if s.Linked && (e.Unclear || e.SID == e.LinkSID) {
-			return true, s.begin(e.LinkSID, 0) // the link replaces any token, and makes a session of none
+		if s.Linked && s.mayFollowLink(e) && (e.Unclear || e.SID == e.LinkSID) {
+			return true, s.begin(e.LinkSID, 0) // the link replaces tokens of its account, and makes a session of none
 		}
 		return e.Unclear || s.In && s.SID == e.SID && s.Account == e.Account, s
 	case doSet:
 		ok := s.In || e.Unclear
 		if s.In {
 			s.Data[e.Key] = e.Value
+			if !e.Unclear {
+				s.Wrote[e.Key] = max(s.Wrote[e.Key], e.At)
+			}
 		}
 		return ok, s
 	case doGet:
@@ -94,22 +118,49 @@ func (e event) step(s state) (bool, state) {
 	return false, s
 }
 
+// overtaken reports whether an event that was given up comes too late: after an
+// acknowledged event that was called when it had been given up already.
+func (e event) overtaken(s state) bool {
+	if !e.Unclear {
+		return false
+	}
+	switch e.Do {
+	case doLogin, doLogout, doToken:
+		return e.At < s.Changed
+	case doSet:
+		return e.At < max(s.Over, s.Wrote[e.Key])
+	}
+	return false
+}
+
+// mayFollowLink reports whether the link's token may replace the session: not
+// that of a login as another account, until the auth server has ended it.
+func (s state) mayFollowLink(e event) bool {
+	return !s.In || s.Account == 0 || slices.Contains(e.Ended, s.SID)
+}
+
 // begin is s after a token of an account: data stay with the account.
 func (s state) begin(sid string, account int) state {
-	next := state{In: true, Linked: s.Linked, SID: sid, Account: account}
+	next := s.end()
+	next.In, next.SID, next.Account = true, sid, account
 	if s.In && s.Account == account {
-		next.Data = s.Data
+		next.Data, next.Wrote = s.Data, s.Wrote
 	}
 	return next
+}
+
+// end is s without a session.
+func (s state) end() state {
+	return state{Linked: s.Linked, Changed: s.Changed, Over: s.Over}
 }
 
 func (e event) String() string {
 	text := e.Do
 	switch e.Do {
 	case doLogin:
-		text = fmt.Sprintf("log in as %d: %s", e.Account, e.SID)
+		text = fmt.Sprintf("login as %d: %s", e.Account, e.SID)
 	case doLogout:
-		text = "log out"
+		text = "logout"
 	case doToken:
 		text = fmt.Sprintf("token: %s of %d", e.SID, e.Account)
 	case doSet:

@@ -2,6 +2,7 @@ package sessiontest
 
 import (
 	"crypto/rand"
+	"maps"
 	"strings"
 	"time"
 )
@@ -18,22 +19,24 @@ type user struct {
 	unverified bool
 	deleted    bool
 	sid        string // of the session behind link fetches
+	revoked    int64  // the last refresh token that RevokeRefreshTokens revoked
 }
 
 // grant is what a refresh token is good for.
 type grant struct {
+	number  int64 // in the order of issue
 	userID  string
 	sid     string
 	expires time.Time
 }
 
-// AddUser creates an account with a confirmed e-mail address. An account that
+// AddUser creates an account with a confirmed email address. An account that
 // has the address already is replaced by another one, with another ID.
 func (s *AuthServer) AddUser(email, password string) User {
 	return s.addUser(email, password, false)
 }
 
-// AddUnverifiedUser creates an account whose e-mail is not confirmed yet.
+// AddUnverifiedUser creates an account whose email is not confirmed yet.
 func (s *AuthServer) AddUnverifiedUser(email, password string) User {
 	return s.addUser(email, password, true)
 }
@@ -49,7 +52,8 @@ func (s *AuthServer) addUser(email, password string, unverified bool) User {
 	return u.User
 }
 
-// DeleteUser deletes an account. Its links stay, as they do on the server.
+// DeleteUser deletes an account softly, as the server does: its links stay, and
+// one can still log in to it, but link fetches and refreshes are refused.
 func (s *AuthServer) DeleteUser(email string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -93,16 +97,17 @@ func (s *AuthServer) LinkOwner(matrixUserID string) (User, bool) {
 	return u.User, true
 }
 
-// RevokeRefreshTokens makes all refresh tokens of an account unusable.
+// RevokeRefreshTokens makes all refresh tokens of an account unusable, those
+// included that calls in flight are about to spend.
 func (s *AuthServer) RevokeRefreshTokens(email string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	u := s.users[strings.ToLower(email)]
-	for token, g := range s.refresh {
-		if u != nil && g.userID == u.ID {
-			delete(s.refresh, token)
-		}
+	if u == nil {
+		return
 	}
+	u.revoked = s.grants
+	maps.DeleteFunc(s.refresh, func(_ string, g *grant) bool { return g.userID == u.ID })
 }
 
 // mustUser is called with s.mu held.

@@ -3,13 +3,8 @@ package sessiontest
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
-	"maps"
 	"net/http"
-	"regexp"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -26,6 +21,7 @@ type (
 		ID    string `json:"id"`
 		Email string `json:"email"`
 		Name  string `json:"name"`
+		Role  string `json:"role,omitempty"` // of a refresh only
 	}
 	linkAnswer struct {
 		Token string `json:"token"`
@@ -67,12 +63,18 @@ var (
 	errNoDatabase   = refuse(http.StatusInternalServerError, "connect ECONNREFUSED 127.0.0.1:5432")
 	errNoLink       = refuse(http.StatusNotFound, "No link found for this Matrix user")
 	errNoKey        = refuse(http.StatusUnauthorized, "Valid service key required")
+	errLogin        = refuse(http.StatusInternalServerError, "Invalid email or password")
+	errEmail        = refuse(http.StatusInternalServerError, "Invalid email")
+	errUnverified   = refuse(http.StatusInternalServerError, "Email not verified")
+	errRefresh      = refuse(http.StatusUnauthorized, "Invalid refresh token")
+	errRefreshOld   = refuse(http.StatusUnauthorized, "Refresh token expired")
+	errLinkFields   = refuse(http.StatusBadRequest, []string{"property matrixUserId should not exist", "property email should not exist"})
 	errUnauthorized = refuse(http.StatusUnauthorized, "Unauthorized")
+	errNoBearer     = refuse(http.StatusBadRequest, "Authorization header required") // recorded is only the status
 	errNotSigned    = refuse(http.StatusInternalServerError, "Failed to generate access token")
 	errTooLarge     = refuse(http.StatusInternalServerError, "request entity too large")
 	errMalformedURI = refuse(http.StatusInternalServerError, "URI malformed")
 	errNotJSON      = refuse(http.StatusBadRequest, "Expected property name or '}' in JSON at position 1")
-	errTooMany      = &refusal{http.StatusTooManyRequests, "ThrottlerException: Too Many Requests", "60"}
 )
 
 // encodeJSON encodes as JavaScript does: <, > and & stay as they are. It panics
@@ -93,47 +95,4 @@ func writeJSON(w http.ResponseWriter, status int, value any) {
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
-}
-
-// parseFields validates a body of string fields as the server does: unknown
-// fields are refused, and all complaints come in one list. An empty body is an
-// object without fields.
-func parseFields(body []byte, names ...string) (map[string]string, *refusal) {
-	raw := make(map[string]any)
-	if len(body) > 0 {
-		if err := json.Unmarshal(body, &raw); err != nil || raw == nil {
-			return nil, errNotJSON
-		}
-	}
-	var complaints []string
-	for _, name := range slices.Sorted(maps.Keys(raw)) {
-		if !slices.Contains(names, name) {
-			complaints = append(complaints, fmt.Sprintf("property %s should not exist", name))
-		}
-	}
-	fields := make(map[string]string)
-	for _, name := range names {
-		value, ok := raw[name].(string)
-		switch {
-		case name == "email" && !isEmail(value):
-			complaints = append(complaints, "email must be an email")
-		case !ok:
-			complaints = append(complaints, name+" must be a string")
-		}
-		fields[name] = value
-	}
-	if complaints != nil {
-		return nil, refuse(http.StatusBadRequest, complaints)
-	}
-	return fields, nil
-}
-
-// emailPattern is what the server's validator takes for an e-mail address, less
-// what nobody has: quoted local parts, comments.
-var emailPattern = regexp.MustCompile(`^[^\s@"(),:;<>\[\]\\]{1,64}@([\pL\pN]([\pL\pN-]*[\pL\pN])?\.)+(\pL{2,}|xn--[a-z0-9-]+)$`)
-
-func isEmail(s string) bool {
-	local, _, _ := strings.Cut(s, "@")
-	return len(s) <= 254 && emailPattern.MatchString(s) &&
-		!strings.HasPrefix(local, ".") && !strings.HasSuffix(local, ".") && !strings.Contains(local, "..")
 }

@@ -7,16 +7,23 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"syscall"
 )
 
 // Client returns an HTTP client that calls the server in this process, without
 // a network, whatever host the URL names. It has no time-out, and follows
-// redirects as any http.Client does. Nothing it starts outlives its request,
-// whose answer has to be closed, so it works inside testing/synctest.
+// redirects as any http.Client does. It works inside testing/synctest: nothing
+// it starts outlives its request, whose answer has to be closed, but for the
+// calls that a frozen database holds.
+//
+// While the server is stopped or closed, calls fail as dialing a port does that
+// nobody listens on: with a *net.OpError whose Op is "dial", and
+// syscall.ECONNREFUSED.
 func (s *AuthServer) Client() *http.Client {
 	return &http.Client{Transport: inProcess{s}}
 }
@@ -25,11 +32,12 @@ type inProcess struct{ server *AuthServer }
 
 // RoundTrip implements http.RoundTripper.
 func (t inProcess) RoundTrip(req *http.Request) (*http.Response, error) {
-	if t.server.ctx.Err() != nil {
+	run, up := t.server.running()
+	if !up {
 		if req.Body != nil {
 			_ = req.Body.Close()
 		}
-		return nil, fmt.Errorf("sessiontest: server closed: %w", syscall.ECONNREFUSED)
+		return nil, networkError("dial", "connect", syscall.ECONNREFUSED)
 	}
 	ctx, cancel := context.WithCancelCause(req.Context())
 	received, inflate, err := receive(ctx, req)
@@ -39,7 +47,7 @@ func (t inProcess) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	body, pipe := io.Pipe()
 	w := &pipeWriter{header: make(http.Header), body: pipe, ctx: ctx, method: req.Method, started: make(chan struct{})}
-	closed := context.AfterFunc(t.server.ctx, func() { cancel(io.ErrUnexpectedEOF) })
+	closed := context.AfterFunc(run, func() { cancel(io.ErrUnexpectedEOF) })
 	ended := context.AfterFunc(ctx, func() { _ = pipe.CloseWithError(context.Cause(ctx)) })
 	go func() {
 		defer received.Body.Close()
@@ -64,7 +72,7 @@ func (t inProcess) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, w.cause
 		}
 	default: // closed in the middle of the call
-		return nil, fmt.Errorf("sessiontest: server closed: %w", syscall.ECONNRESET)
+		return nil, networkError("read", "read", syscall.ECONNRESET)
 	}
 	resp := &http.Response{
 		Status:        fmt.Sprintf("%d %s", w.status, http.StatusText(w.status)),
@@ -84,6 +92,12 @@ func (t inProcess) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Body = &gzipBody{body: resp.Body}
 	}
 	return resp, nil
+}
+
+// networkError is an error of the network, as http.Transport would pass it on.
+func networkError(op, call string, errno syscall.Errno) error {
+	addr := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80}
+	return &net.OpError{Op: op, Net: "tcp", Addr: addr, Err: os.NewSyscallError(call, errno)}
 }
 
 // receive makes of a client's request what a server gets, with the headers
@@ -149,9 +163,13 @@ func (w *pipeWriter) serve(handler http.Handler, r *http.Request) {
 			}
 			_ = w.body.CloseWithError(cmp.Or(context.Cause(w.ctx), short)) // nil: io.EOF
 		case p == nil || isAbort(p): // nil: a test's handler ended its goroutine
-			w.cut(syscall.ECONNRESET)
+			w.cut(networkError("read", "read", syscall.ECONNRESET))
 		default:
-			w.cut(fmt.Errorf("panic: %v: %w", p, syscall.ECONNRESET))
+			if broken, ok := p.(malformed); ok {
+				w.cut(broken)
+				return
+			}
+			w.cut(fmt.Errorf("sessiontest: panic: %v: %w", p, syscall.ECONNRESET))
 		}
 	}()
 	handler.ServeHTTP(w, r)
@@ -166,7 +184,7 @@ func isAbort(p any) bool {
 // cut ends the connection: before the answer, or in its middle.
 func (w *pipeWriter) cut(cause error) {
 	if w.status == 0 {
-		w.cause = fmt.Errorf("sessiontest: %w", cause)
+		w.cause = cause
 		close(w.started)
 	}
 	_ = w.body.CloseWithError(cmp.Or(context.Cause(w.ctx), io.ErrUnexpectedEOF))

@@ -17,9 +17,11 @@ import (
 // the server do its work. A fault that does not call it changes nothing at the
 // server, and counts towards no rate limit.
 //
-// The context of r ends when the client gives up or the server is closed: a
+// The body of r is there to be read, up to the 100 KiB that the server takes and
+// a byte; answer has its own copy. The context of r ends when the client gives up or the server is closed: a
 // fault that waits must wait for it too. To cut the connection a fault panics
-// with http.ErrAbortHandler.
+// with http.ErrAbortHandler. An answer that a stopped server is asked for does
+// so by itself.
 type Fault func(w http.ResponseWriter, r *http.Request, answer http.HandlerFunc)
 
 type injected struct {
@@ -111,6 +113,17 @@ func Delay(d time.Duration) Fault {
 		case <-r.Context().Done():
 			panic(http.ErrAbortHandler)
 		}
+	}
+}
+
+// AnswerLate lets the server do its work at once, and answers late.
+func AnswerLate(d time.Duration) Fault {
+	return func(w http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
+		whole := record(r, answer)
+		Delay(d)(w, r, func(w http.ResponseWriter, _ *http.Request) {
+			whole.sendHeader(w, len(whole.body))
+			_, _ = io.WriteString(w, whole.body)
+		})
 	}
 }
 

@@ -2,6 +2,7 @@ package sessiontest_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -82,6 +83,57 @@ func TestStatusHasTheServersShape(t *testing.T) {
 		require.Equal(t, "7", got.header.Get("Retry-After"))
 		w.Inject(sessiontest.Login, 1, sessiontest.Status(400, []string{"a", "b"}))
 		w.login(email, password).refused(t, 400, `["a","b"]`, loginPath)
+	})
+}
+
+func TestFaultsReadTheBody(t *testing.T) {
+	everyWay(t, func(t *testing.T, w *world) {
+		var got string
+		w.Inject(sessiontest.Login, 1, func(rw http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
+			body, err := io.ReadAll(r.Body)
+			require.NoError(t, err)
+			got = string(body)
+			answer(rw, r) // has its own
+		})
+		w.login(email, password).tokens(t)
+		require.JSONEq(t, `{"email":"alice@example.com","password":"correct horse"}`, got)
+	})
+}
+
+func TestEchoesHoldTheRequestVerbatim(t *testing.T) {
+	const secret = `<p&"ss>`
+	everyWay(t, func(t *testing.T, w *world) {
+		c := loginCall(email, password)
+		c.body, c.key, c.bearer = `{"password":"`+secret+`"}`, "the-key", "the-bearer"
+
+		w.Inject(sessiontest.Login, 1, sessiontest.Echo(http.StatusTeapot))
+		got := w.do(c)
+		var shape struct {
+			StatusCode      int
+			Message         string
+			Timestamp, Path string
+		}
+		require.NoError(t, json.Unmarshal([]byte(got.body), &shape))
+		require.Equal(t, http.StatusTeapot, got.status)
+		require.Equal(t, http.StatusTeapot, shape.StatusCode)
+		require.Equal(t, loginPath, shape.Path)
+
+		w.Inject(sessiontest.Login, 1, sessiontest.EchoRaw(http.StatusOK))
+		raw := w.do(c)
+		require.Equal(t, http.StatusOK, raw.status)
+		require.Equal(t, "text/plain; charset=utf-8", raw.header.Get("Content-Type"))
+
+		w.Inject(sessiontest.Login, 1, sessiontest.EchoMalformed())
+		_, err := w.try(t.Context(), c)
+		require.ErrorContains(t, err, "malformed MIME header")
+
+		for _, text := range []string{shape.Message, raw.body} {
+			require.Contains(t, text, c.body)
+			require.Contains(t, text, "X-Service-Key: the-key")
+			require.Contains(t, text, "Authorization: Bearer the-bearer")
+		}
+		require.Contains(t, err.Error(), `<p&\"ss>`, "as net/http quotes it")
+		require.Contains(t, err.Error(), "the-key")
 	})
 }
 

@@ -176,7 +176,7 @@ func TestRecordedDeploymentMakesNoLinks(t *testing.T) {
 		token := w.login(email, password).tokens(t).AccessToken
 		w.do(createCall(token)).refused(t, 400, `["property matrixUserId should not exist","property email should not exist"]`, linksPath)
 		require.False(t, w.Linked(alice))
-		w.do(createCall("")).refused(t, 401, `"Unauthorized"`, linksPath)
+		w.do(createCall("")).refused(t, 400, `["property matrixUserId should not exist","property email should not exist"]`, linksPath)
 		require.Equal(t, 2, w.Calls(sessiontest.LinkCreate))
 	})
 }
@@ -188,7 +188,8 @@ func TestCorrectedDeploymentMakesLinks(t *testing.T) {
 		c := createCall(token)
 		c.body = `{"matrixUserId":7,"more":1}`
 		w.do(c).refused(t, 400, `["property more should not exist","matrixUserId must be a string","email must be an email"]`, linksPath)
-		w.do(createCall("")).refused(t, 401, `"Unauthorized"`, linksPath)
+		w.do(createCall("")).refused(t, 400, `"Authorization header required"`, linksPath)
+		w.do(createCall("x")).refused(t, 401, `"Unauthorized"`, linksPath)
 		w.BreakDatabase(true)
 		w.do(createCall(token)).refused(t, 500, noDatabase, linksPath)
 		w.BreakDatabase(false)
@@ -207,12 +208,12 @@ func TestCorrectedDeploymentMakesLinks(t *testing.T) {
 	}, sessiontest.WithCorrectedLinks())
 }
 
-func TestLinkIsRemovedByItsOwnerOrTheServiceKey(t *testing.T) {
+func TestLinkIsRemovedByAnyBearerOrTheServiceKey(t *testing.T) {
 	everyWay(t, func(t *testing.T, w *world) {
 		w.AddUser("bob@example.com", password)
 		c := call{method: http.MethodDelete, path: linksPath + "/" + url.QueryEscape(alice)}
-		mine := w.MintToken(email, time.Now().Add(time.Hour))
-		for _, auth := range []call{{key: sessiontest.DefaultServiceKey}, {bearer: mine}, {key: "wrong", bearer: mine}} {
+		mine, bobs := w.MintToken(email, time.Now().Add(time.Hour)), w.MintToken("bob@example.com", time.Now().Add(time.Hour))
+		for _, auth := range []call{{key: sessiontest.DefaultServiceKey}, {bearer: mine}, {key: "wrong", bearer: mine}, {bearer: bobs}, {bearer: "x"}} {
 			c.key, c.bearer = auth.key, auth.bearer
 			w.do(c).refused(t, 404, noLink, c.path)
 			w.Link(alice, email)
@@ -226,9 +227,21 @@ func TestLinkIsRemovedByItsOwnerOrTheServiceKey(t *testing.T) {
 			c.key, c.bearer = key, ""
 			w.do(c).refused(t, 401, `"Unauthorized"`, c.path)
 		}
-		c.key, c.bearer = "", w.MintToken("bob@example.com", time.Now().Add(time.Hour))
-		require.Equal(t, http.StatusNotFound, w.do(c).status, "not bob's")
+		c.key, c.header = "", http.Header{"Authorization": {"Basic x"}}
+		w.do(c).refused(t, 401, `"Unauthorized"`, c.path)
 		require.True(t, w.Linked(alice))
+	})
+}
+
+func TestSlashAtTheEndOfAPathIsTolerated(t *testing.T) {
+	everyWay(t, func(t *testing.T, w *world) {
+		w.Link(alice, email)
+		for _, c := range []call{linkCall(alice), checkCall(alice), loginCall(email, password), {method: http.MethodGet, path: jwksPath}} {
+			c.path += "/"
+			require.Equal(t, http.StatusOK, w.do(c).status, c.path)
+			c.path += "/"
+			require.Equal(t, http.StatusNotFound, w.do(c).status, c.path)
+		}
 	})
 }
 
@@ -246,7 +259,7 @@ func TestBrokenSigning(t *testing.T) {
 		w.BreakSigning(false)
 		w.do(linkCall(alice)).tokens(t)
 		w.do(refreshCall(issued.RefreshToken)).tokens(t)
-		w.do(refreshCall(before.RefreshToken)).tokens(t)
+		w.do(refreshCall(before.RefreshToken)).refused(t, 401, `"Invalid refresh token"`, refreshPath) // spent before the 500
 	})
 }
 

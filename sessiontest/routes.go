@@ -1,16 +1,11 @@
 package sessiontest
 
 import (
+	"bytes"
 	"context"
-	"crypto/rand"
 	"io"
-	"net"
 	"net/http"
-	"net/url"
-	"strconv"
 	"strings"
-	"time"
-	"unicode/utf8"
 )
 
 // Op is a kind of call.
@@ -35,29 +30,47 @@ const (
 	maxDrain = 16 << 20
 )
 
+// call is a call that is being served.
+type call struct {
+	op   Op
+	id   string // in the path, as it was sent
+	body []byte
+	run  context.Context // of the server, when the call arrived
+
+	// The refresh token in the body, as it was looked up when the call arrived;
+	// nil if it was not good then, or is spent. Guarded by AuthServer.mu.
+	selected *grant
+}
+
 // ServeHTTP implements http.Handler.
 func (s *AuthServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	run, up := s.running()
+	if !up {
+		panic(http.ErrAbortHandler)
+	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	defer context.AfterFunc(s.ctx, cancel)()
+	defer context.AfterFunc(run, cancel)()
 	r = r.WithContext(ctx)
 
 	body, err := readBody(r)
-	if err != nil {
-		panic(http.ErrAbortHandler) // the client is gone
+	if err != nil || run.Err() != nil {
+		panic(http.ErrAbortHandler) // the client is gone, or we are
 	}
-	if s.ctx.Err() != nil {
-		panic(http.ErrAbortHandler)
-	}
-	op, id := s.route(r)
+	r.Body = io.NopCloser(bytes.NewReader(body)) // for faults to read
+	c := &call{body: body, run: run}
+	c.op, c.id = s.route(r)
 	s.mu.Lock()
-	s.requests = append(s.requests, Request{op, r.Method, r.Host, r.URL.EscapedPath(), r.Header.Clone(), body})
-	fault := s.nextFault(op)
+	s.requests = append(s.requests, Request{c.op, r.Method, r.Host, r.URL.EscapedPath(), r.Header.Clone(), bytes.Clone(body)})
+	if c.op == Refresh {
+		c.selected = s.selectGrant(body)
+	}
+	fault := s.nextFault(c.op)
 	s.mu.Unlock()
 
 	answer := func(w http.ResponseWriter, r *http.Request) {
 		// No lock is held while writing to a client that may be slow.
-		status, value := s.answer(w.Header(), op, id, body, r)
+		status, value := s.answer(w.Header(), c, r)
 		writeJSON(w, status, value)
 	}
 	if fault != nil {
@@ -80,9 +93,10 @@ func readBody(r *http.Request) ([]byte, error) {
 	return body, err
 }
 
-// route tells the kind of a call, and the ID in its path as it was sent.
+// route tells the kind of a call, and the ID in its path as it was sent. A slash
+// at the end of a path makes no difference.
 func (s *AuthServer) route(r *http.Request) (Op, string) {
-	path := r.URL.EscapedPath()
+	path := strings.TrimSuffix(r.URL.EscapedPath(), "/")
 	switch r.Method + " " + path {
 	case "POST /api/v1/auth/login":
 		return Login, ""
@@ -116,12 +130,19 @@ func (s *AuthServer) route(r *http.Request) (Op, string) {
 }
 
 // answer works out the answer to a call, and adds to its header.
-func (s *AuthServer) answer(header http.Header, op Op, id string, body []byte, r *http.Request) (int, any) {
+func (s *AuthServer) answer(header http.Header, c *call, r *http.Request) (int, any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	value, bad := any(nil), s.limited(header, op, r)
+	if c.run.Err() != nil { // a server that is down begins nothing
+		panic(http.ErrAbortHandler)
+	}
+	// The body is parsed before calls are counted.
+	value, bad := any(nil), parsable(c)
 	if bad == nil {
-		value, bad = s.handle(op, id, body, r)
+		bad = s.limited(header, c.op, r)
+	}
+	if bad == nil {
+		value, bad = s.handle(c, r)
 	}
 	switch {
 	case bad != nil:
@@ -129,242 +150,21 @@ func (s *AuthServer) answer(header http.Header, op Op, id string, body []byte, r
 			header.Set("Retry-After", bad.retryAfter)
 		}
 		return bad.status, newErrorAnswer(bad.status, bad.message, s.now(), r)
-	case op == LinkCreate:
+	case c.op == LinkCreate:
 		return http.StatusCreated, value
 	default:
 		return http.StatusOK, value
 	}
 }
 
-// window counts the calls of a client address within a minute.
-type window struct {
-	began time.Time
-	calls int
-}
-
-// limited counts a call and refuses it beyond the limit of its kind.
-func (s *AuthServer) limited(header http.Header, op Op, r *http.Request) *refusal {
-	limit := 0
-	switch op {
-	case Login:
-		limit = s.loginLimit
-	case Refresh:
-		limit = s.refreshes
+func parsable(c *call) *refusal {
+	if len(c.body) > maxBody {
+		return errTooLarge
 	}
-	if limit <= 0 {
-		return nil
-	}
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		host = r.RemoteAddr
-	}
-	key := string(op) + " " + host
-	win := s.limits[key]
-	if win == nil || time.Since(win.began) >= time.Minute {
-		win = &window{began: time.Now()}
-		s.limits[key] = win
-	}
-	win.calls++
-	reset := (time.Minute - time.Since(win.began) + time.Second - 1) / time.Second
-	header.Set("X-RateLimit-Limit", strconv.Itoa(limit))
-	header.Set("X-RateLimit-Remaining", strconv.Itoa(max(0, limit-win.calls)))
-	header.Set("X-RateLimit-Reset", strconv.Itoa(int(reset)))
-	if win.calls > limit {
-		return errTooMany
+	switch c.op {
+	case Login, Refresh, Logout, LinkCreate:
+		_, bad := parseObject(c.body)
+		return bad
 	}
 	return nil
-}
-
-// handle is called with s.mu held, and so are the handlers below.
-func (s *AuthServer) handle(op Op, id string, body []byte, r *http.Request) (any, *refusal) {
-	if len(body) > maxBody {
-		return nil, errTooLarge
-	}
-	switch op {
-	case Login:
-		return s.login(body)
-	case Refresh:
-		return s.spend(body)
-	case Logout: // revokes nothing
-		if s.verify(bearer(r)) == nil {
-			return nil, errUnauthorized
-		}
-		return doneAnswer{true, "Logged out"}, nil
-	case Keys:
-		return s.keySet(), nil
-	case LinkFetch:
-		return s.linkFetch(id, r)
-	case LinkCheck:
-		return s.linkCheck(id, r)
-	case LinkCreate:
-		return s.linkCreate(body, r)
-	case LinkRemove:
-		return s.linkRemove(id, r)
-	}
-	return nil, refuse(http.StatusNotFound, "Cannot "+r.Method+" "+r.URL.RequestURI())
-}
-
-func (s *AuthServer) login(body []byte) (any, *refusal) {
-	fields, bad := parseFields(body, "email", "password")
-	if bad != nil {
-		return nil, bad
-	}
-	if s.noDatabase {
-		return nil, errNoDatabase
-	}
-	u := s.users[strings.ToLower(fields["email"])]
-	switch {
-	case u == nil || u.deleted || u.password != fields["password"]:
-		return nil, refuse(http.StatusInternalServerError, "Invalid email or password")
-	case u.unverified:
-		return nil, refuse(http.StatusInternalServerError, "Email not verified")
-	}
-	answer := s.tokens(u, rand.Text())
-	if s.noSigning {
-		answer.AccessToken = opaque(32)
-	}
-	return answer, nil
-}
-
-const refreshTokenTTL = 7 * 24 * time.Hour
-
-// tokens mints an access token and a refresh token.
-func (s *AuthServer) tokens(u *user, sid string) tokensAnswer {
-	token := opaque(64)
-	s.refresh[token] = grant{u.ID, sid, s.now().Add(refreshTokenTTL)}
-	name, _, _ := strings.Cut(u.Email, "@")
-	return tokensAnswer{
-		User:         accountAnswer{u.ID, u.Email, name},
-		AccessToken:  s.mint(u, sid),
-		RefreshToken: token,
-		ExpiresIn:    int(s.tokenTTL.Seconds()),
-	}
-}
-
-func (s *AuthServer) spend(body []byte) (any, *refusal) {
-	fields, bad := parseFields(body, "refreshToken")
-	if bad != nil {
-		return nil, bad
-	}
-	if s.noDatabase {
-		return nil, errNoDatabase
-	}
-	g, ok := s.refresh[fields["refreshToken"]]
-	u := s.userByID(g.userID)
-	if !ok || u == nil || !s.now().Before(g.expires) {
-		return nil, refuse(http.StatusUnauthorized, "Invalid refresh token")
-	}
-	if s.noSigning {
-		return nil, errNotSigned
-	}
-	delete(s.refresh, fields["refreshToken"])
-	answer := s.tokens(u, g.sid)
-	answer.TokenType = "Bearer"
-	return answer, nil
-}
-
-func (s *AuthServer) keySet() keysAnswer {
-	keys := []jwk{}
-	if !s.noDatabase { // without it the server has no keys, and says so with a 200
-		for _, k := range s.keys {
-			keys = append(keys, k.jwk())
-		}
-	}
-	return keysAnswer{keys}
-}
-
-func (s *AuthServer) linkFetch(sent string, r *http.Request) (any, *refusal) {
-	if !s.hasKey(r) {
-		return nil, errNoKey
-	}
-	id, bad := s.matrixUserID(sent)
-	if bad != nil {
-		return nil, bad
-	}
-	u := s.userByID(s.links[id])
-	if u == nil || s.noSigning {
-		return nil, errNoLink
-	}
-	return linkAnswer{s.mint(u, u.sid), u.Email}, nil
-}
-
-func (s *AuthServer) linkCheck(sent string, r *http.Request) (any, *refusal) {
-	if !s.hasKey(r) {
-		return nil, errNoKey
-	}
-	id, bad := s.matrixUserID(sent)
-	if bad != nil {
-		return nil, bad
-	}
-	_, linked := s.links[id]
-	return checkAnswer{linked}, nil
-}
-
-func (s *AuthServer) linkCreate(body []byte, r *http.Request) (any, *refusal) {
-	u := s.verify(bearer(r))
-	switch {
-	case u == nil:
-		return nil, errUnauthorized
-	case !s.corrected: // its list of permitted fields is empty
-		return nil, refuse(http.StatusBadRequest, []string{"property matrixUserId should not exist", "property email should not exist"})
-	}
-	fields, bad := parseFields(body, "matrixUserId", "email")
-	if bad != nil {
-		return nil, bad
-	}
-	if s.noDatabase {
-		return nil, errNoDatabase
-	}
-	s.links[fields["matrixUserId"]] = u.ID
-	return doneAnswer{true, "Matrix user linked"}, nil
-}
-
-func (s *AuthServer) linkRemove(sent string, r *http.Request) (any, *refusal) {
-	u := s.verify(bearer(r))
-	if !s.hasKey(r) && u == nil {
-		return nil, errUnauthorized
-	}
-	id, bad := s.matrixUserID(sent)
-	if bad != nil {
-		return nil, bad
-	}
-	owner, linked := s.links[id]
-	if !linked || !s.hasKey(r) && owner != u.ID {
-		return nil, errNoLink
-	}
-	delete(s.links, id)
-	return doneAnswer{true, "Link removed"}, nil
-}
-
-func (s *AuthServer) hasKey(r *http.Request) bool {
-	return s.serviceKey != "" && r.Header.Get("X-Service-Key") == s.serviceKey
-}
-
-// matrixUserID decodes the ID in a path, twice as the recorded deployment does,
-// and then needs the database, as all calls with an ID do.
-func (s *AuthServer) matrixUserID(sent string) (string, *refusal) {
-	times := 2
-	if s.corrected {
-		times = 1
-	}
-	id := sent
-	for range times {
-		decoded, err := url.PathUnescape(id)
-		if err != nil || !utf8.ValidString(decoded) {
-			return "", errMalformedURI
-		}
-		id = decoded
-	}
-	if s.noDatabase {
-		return "", errNoDatabase
-	}
-	return id, nil
-}
-
-func bearer(r *http.Request) string {
-	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok {
-		return ""
-	}
-	return token
 }

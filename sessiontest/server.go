@@ -14,21 +14,45 @@
 //	auth := sessiontest.New()
 //	svc, err := session.New(session.WithAuthURL(auth.URL), session.WithHTTPClient(auth.Client()))
 //
+// # Faults
+//
 // Faults are injected by kind of call. This one loses the answer to the next
 // refresh, though the server has spent the refresh token:
 //
 //	auth.Inject(sessiontest.Refresh, 1, sessiontest.LoseAnswer())
+//
+// Others are states of the server: [AuthServer.FreezeDatabase],
+// [AuthServer.BreakDatabase], [AuthServer.BreakSigning], [AuthServer.Stop] and
+// [AuthServer.Restart].
+//
+// # Refresh tokens
+//
+// As on the deployed server, rotation is not atomic: the server looks a refresh
+// token up when the call arrives, and revokes it some time later. Calls that
+// overlap therefore all succeed, each with a successor of its own; a call that
+// arrives after another one was answered is refused. Inside testing/synctest
+// the revocation waits until every other goroutine of the bubble is blocked,
+// without moving its clock, so calls that are made at once overlap for certain.
+// Elsewhere it waits for 10 ms. A refresh token lives for 7 days.
+//
+// # Differences from the deployed server
+//
+//   - Tokens carry a random jti, so that no two are equal. The deployed server
+//     mints equal tokens for logins within the same second.
+//   - sid names the login for as long as it is refreshed. The deployed server
+//     leaves it empty at login and changes it with each refresh.
+//   - Link calls are not limited unless [WithCallLimit] says so, because tests
+//     make thousands of them. The deployed server permits 100 a minute of each
+//     kind to an address.
+//   - A login costs no time, where the deployed server hashes the password for
+//     120 to 190 ms.
 package sessiontest
 
 import (
 	"bytes"
 	"context"
-	"errors"
-	"fmt"
-	"net"
 	"net/http"
 	"sync"
-	"testing"
 	"time"
 )
 
@@ -47,25 +71,30 @@ type AuthServer struct {
 
 	linkPath  string
 	corrected bool
-	ctx       context.Context // of the server's life: calls in flight end with it
-	stop      context.CancelFunc
+	life      context.Context // ends with Close
+	end       context.CancelFunc
 
-	mu         sync.Mutex    // guards what follows
-	server     *http.Server  // nil until Start
-	served     chan struct{} // closed when the goroutine of Start has ended
+	mu         sync.Mutex         // guards what follows
+	thawed     *sync.Cond         // on mu: the database is not frozen, or the server closed
+	run        context.Context    // of calls in flight: ends with Stop
+	endRun     context.CancelFunc // nil while stopped
+	address    string             // that Start chose; "" before
+	server     *http.Server       // nil while nothing listens
+	served     chan struct{}      // closed when the goroutine of server has ended
 	tokenTTL   time.Duration
 	skew       time.Duration
 	serviceKey string
 	keys       []signingKey // the last one signs
 	noSigning  bool
 	noDatabase bool
-	users      map[string]*user  // by lower-case e-mail
+	frozen     bool
+	users      map[string]*user  // by lower-case email
 	ids        map[string]*user  // the same, by user ID
 	links      map[string]string // Matrix user ID to user ID
-	refresh    map[string]grant  // refresh tokens that may be spent
-	limits     map[string]*window
-	loginLimit int
-	refreshes  int // limit of refreshes
+	refresh    map[string]*grant // refresh tokens that were not revoked
+	grants     int64             // refresh tokens issued so far
+	limits     map[Op]int        // calls a minute and address; 0: no limit
+	throttles  map[caller]*throttle
 	faults     []injected
 	requests   []Request
 }
@@ -88,17 +117,33 @@ func WithLinkPath(path string) Option {
 	return func(s *AuthServer) { s.linkPath = path }
 }
 
-// WithLoginLimit sets how many logins a minute a client address has, failed
-// ones included; default 10, as deployed; 0 is no limit.
-func WithLoginLimit(n int) Option {
-	return func(s *AuthServer) { s.loginLimit = n }
+// WithCallLimit sets how many calls of a kind a client address has within any
+// minute; 0 is no limit. Any sets all kinds. The defaults are 10 for Login, 100
+// for Refresh, Keys and Logout, as deployed, and none for the link calls, which
+// have 100 as deployed.
+//
+// The call beyond the limit is answered with 429, and so are all that follow
+// within a minute. Calls that fail count too, unless their body is not JSON or
+// too large.
+func WithCallLimit(op Op, n int) Option {
+	return func(s *AuthServer) {
+		if op != Any {
+			s.limits[op] = n
+			return
+		}
+		for _, op := range []Op{Login, Refresh, Logout, Keys, LinkFetch, LinkCheck, LinkCreate, LinkRemove} {
+			s.limits[op] = n
+		}
+	}
 }
 
+// WithLoginLimit sets how many logins a minute a client address has, failed
+// ones included; default 10, as deployed; 0 is no limit. See [WithCallLimit].
+func WithLoginLimit(n int) Option { return WithCallLimit(Login, n) }
+
 // WithRefreshLimit sets how many refreshes a minute a client address has;
-// default 100, as deployed; 0 is no limit.
-func WithRefreshLimit(n int) Option {
-	return func(s *AuthServer) { s.refreshes = n }
-}
+// default 100, as deployed; 0 is no limit. See [WithCallLimit].
+func WithRefreshLimit(n int) Option { return WithCallLimit(Refresh, n) }
 
 // WithCorrectedLinks makes the server a corrected deployment: it makes links
 // on request, where the recorded one refuses, and decodes IDs once.
@@ -117,69 +162,18 @@ func New(opts ...Option) *AuthServer {
 		users:      make(map[string]*user),
 		ids:        make(map[string]*user),
 		links:      make(map[string]string),
-		refresh:    make(map[string]grant),
-		limits:     make(map[string]*window),
-		loginLimit: 10,
-		refreshes:  100,
+		refresh:    make(map[string]*grant),
+		limits:     map[Op]int{Login: 10, Refresh: 100, Keys: 100, Logout: 100},
+		throttles:  make(map[caller]*throttle),
 	}
-	s.ctx, s.stop = context.WithCancel(context.Background())
-	s.ctx.Done() // makes the channel here, not in the synctest bubble of the first call
+	s.thawed = sync.NewCond(&s.mu)
+	s.life, s.end = newContext(context.Background())
+	s.run, s.endRun = newContext(s.life)
 	for _, opt := range opts {
 		opt(s)
 	}
 	s.RotateSigningKey()
 	return s
-}
-
-// NewAuthServer returns a server that listens on a loopback port until the
-// test ends.
-func NewAuthServer(tb testing.TB, opts ...Option) *AuthServer {
-	tb.Helper()
-	s := New(opts...)
-	if err := s.Start(); err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(s.Close)
-	return s
-}
-
-// Start listens on a loopback port and sets URL. It can be called once, and
-// not after Close.
-func (s *AuthServer) Start() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.server != nil || s.ctx.Err() != nil {
-		return errors.New("sessiontest: server already started or closed")
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return fmt.Errorf("sessiontest: %w", err)
-	}
-	s.URL = "http://" + listener.Addr().String()
-	s.served = make(chan struct{})
-	s.server = &http.Server{
-		Handler:           s,
-		IdleTimeout:       5 * time.Second, // as deployed
-		ReadHeaderTimeout: 5 * time.Second,
-	}
-	go func() {
-		defer close(s.served)
-		_ = s.server.Serve(listener)
-	}()
-	return nil
-}
-
-// Close cuts calls in flight and stops listening. Later calls find nobody
-// there, those of Client included.
-func (s *AuthServer) Close() {
-	s.stop()
-	s.mu.Lock()
-	server, served := s.server, s.served
-	s.mu.Unlock()
-	if server != nil {
-		_ = server.Close()
-		<-served
-	}
 }
 
 // SetTokenTTL sets how long tokens live that are minted from now on.
@@ -192,13 +186,43 @@ func (s *AuthServer) SetServiceKey(key string) { s.set(func() { s.serviceKey = k
 func (s *AuthServer) SetClockSkew(d time.Duration) { s.set(func() { s.skew = d }) }
 
 // BreakSigning makes the server unable to sign: logins answer with an opaque
-// token, refreshes with 500, link fetches as if there were no link, while link
-// checks still tell that there is one.
+// token, refreshes with 500 after they have spent the refresh token, link
+// fetches as if there were no link, while link checks still tell that there is
+// one.
 func (s *AuthServer) BreakSigning(broken bool) { s.set(func() { s.noSigning = broken }) }
 
 // BreakDatabase makes the server answer as it does without its database: 500,
 // and an empty key set with 200.
 func (s *AuthServer) BreakDatabase(broken bool) { s.set(func() { s.noDatabase = broken }) }
+
+// FreezeDatabase freezes the database, or thaws it. Calls that need it, which is
+// all but Logout and those refused before, hang until the thaw. Then they are
+// carried out, also those whose client has given up or was cut off by Stop.
+// Close drops them.
+//
+// In testing/synctest, a server that is frozen inside a bubble must be thawed or
+// closed inside it.
+func (s *AuthServer) FreezeDatabase(frozen bool) {
+	s.set(func() {
+		s.frozen = frozen
+		s.thawed.Broadcast()
+	})
+}
+
+// database waits for a frozen database, and returns the refusal if there is
+// none. It is called with s.mu held, and releases it while it waits.
+func (s *AuthServer) database() *refusal {
+	for s.frozen && s.life.Err() == nil {
+		s.thawed.Wait()
+	}
+	if s.life.Err() != nil {
+		panic(http.ErrAbortHandler)
+	}
+	if s.noDatabase {
+		return errNoDatabase
+	}
+	return nil
+}
 
 func (s *AuthServer) set(f func()) {
 	s.mu.Lock()

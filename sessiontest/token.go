@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// claims are the server's, in its order. There is no iat and no nbf.
+// claims are the server's, in its order, and a jti, without which two tokens of
+// the same second would be equal. There is no iat and no nbf.
 type claims struct {
 	Subject  string `json:"sub"`
 	Email    string `json:"email"`
@@ -18,6 +19,7 @@ type claims struct {
 	Expires  int64  `json:"exp"`
 	Issuer   string `json:"iss"`
 	Audience string `json:"aud"`
+	ID       string `json:"jti"`
 }
 
 var encoding = base64.RawURLEncoding
@@ -67,7 +69,7 @@ func (s *AuthServer) Sign(claims any) string {
 
 // claims is called with s.mu held.
 func (s *AuthServer) claims(u *user, sid string, expires time.Time) claims {
-	return claims{u.ID, u.Email, "user", sid, expires.Unix(), s.URL, "manacore"}
+	return claims{u.ID, u.Email, "user", sid, expires.Unix(), s.URL, "manacore", opaque(16)}
 }
 
 // mint is called with s.mu held.
@@ -100,7 +102,7 @@ func (s *AuthServer) verify(token string) *user {
 	}
 	for _, key := range s.keys {
 		if ed25519.Verify(key.public(), []byte(token[:cut]), signature) && time.Unix(c.Expires, 0).After(s.now()) {
-			return s.userByID(c.Subject)
+			return s.ids[c.Subject]
 		}
 	}
 	return nil
