@@ -72,21 +72,22 @@ const (
 // return [ErrClosed] after Close, [ErrInvalidUserID] for what is not a Matrix
 // user ID, and the context's error when it ends first.
 type Service struct {
-	store       Store
-	locker      Locker // nil if the store has no leases
-	codec       codec
-	verify      tokenCheck
-	near        *nearCache
-	auth        *authClient
-	loginLimit  *loginLimit
-	logger      *slog.Logger
-	linkEnabled bool
-	sessionTTL  time.Duration
-	ahead       time.Duration
-	storageMode string
-	count       counters
-	storeHealth *component
-	lastEvent   atomic.Int64 // see eventTime, in Unix microseconds
+	store        Store
+	locker       Locker // nil if the store has no leases
+	codec        codec
+	verify       tokenCheck
+	near         *nearCache
+	auth         *authClient
+	loginLimit   *loginLimit
+	replaceLimit *replaceLimit
+	logger       *slog.Logger
+	linkEnabled  bool
+	sessionTTL   time.Duration
+	ahead        time.Duration
+	storageMode  string
+	count        counters
+	storeHealth  *component
+	lastEvent    atomic.Int64 // see eventTime, in Unix microseconds
 
 	flights      singleflight.Group       // one per user, see token.go
 	queue        *writeQueue              // what waits for the store, see outage.go
@@ -149,6 +150,7 @@ func New(opts ...Option) (*Service, error) {
 	}
 	s.auth = newAuthClient(c, newComponent(), c.logger)
 	s.loginLimit = newLoginLimit(*c.loginBurst, c.loginEvery, maxRemembered)
+	s.replaceLimit = newReplaceLimit(maxRemembered)
 	s.locker, _ = c.store.(Locker)
 	switch c.store.(type) {
 	case *MemoryStore:
