@@ -61,7 +61,7 @@ func (l *replaceLimit) begin(userID, refused string, now time.Time) (done func(m
 			return
 		}
 		user.replaces = 0
-		if made != "" && made != refused {
+		if made != "" {
 			user.made, user.madeAt = l.hash(made), time.Now()
 		}
 	}, true
