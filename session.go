@@ -125,56 +125,37 @@ func (s *Session) Token() string { return s.token.reveal() }
 // server before it returns, so it works while they are away. Options that make
 // no sense are errors.
 func New(opts ...Option) (*Service, error) {
-	var c config
+	c := newConfig()
 	if err := c.settle(opts); err != nil {
 		return nil, err
 	}
 	s := &Service{
-		store:       c.store,
-		codec:       c.codec,
-		verify:      c.verify,
-		near:        newNearCache(*c.nearCache, *c.ahead),
-		logger:      c.logger,
-		linkEnabled: *c.ssoLink,
-		sessionTTL:  c.sessionTTL,
-		ahead:       *c.ahead,
-		storeHealth: newComponent(),
-		queue:       newWriteQueue(maxQueued),
-		unlinked:    newBounded[time.Time](maxRemembered),
-		backoffs:    newBounded[refreshBackoff](maxRemembered),
-		unread:      newBounded[time.Time](maxRemembered),
-		aheads:      make(chan struct{}, maxAheads),
+		store:        c.store,
+		codec:        c.codec,
+		verify:       c.verify,
+		near:         newNearCache(c.nearCache, c.ahead),
+		logger:       c.logger,
+		linkEnabled:  c.linkEnabled,
+		sessionTTL:   c.sessionTTL,
+		ahead:        c.ahead,
+		storageMode:  c.storageMode,
+		closers:      c.closers,
+		storeHealth:  newComponent(),
+		queue:        newWriteQueue(maxQueued),
+		unlinked:     newBounded[time.Time](maxRemembered),
+		backoffs:     newBounded[refreshBackoff](maxRemembered),
+		unread:       newBounded[time.Time](maxRemembered),
+		aheads:       make(chan struct{}, maxAheads),
+		loginLimit:   newLoginLimit(c.loginBurst, c.loginEvery, maxRemembered),
+		replaceLimit: newReplaceLimit(maxRemembered),
 	}
 	if len(c.codec.keys) > 0 && !c.codec.seals {
 		s.logger.Warn("session: records are written in plain text: WithEncryption has no current key")
 	}
 	s.auth = newAuthClient(c, newComponent(), c.logger)
-	s.loginLimit = newLoginLimit(*c.loginBurst, c.loginEvery, maxRemembered)
-	s.replaceLimit = newReplaceLimit(maxRemembered)
 	s.locker, _ = c.store.(Locker)
-	switch c.store.(type) {
-	case *MemoryStore:
-		s.storageMode = "memory"
-	case *RedisStore:
-		s.storageMode = "redis"
-	default:
-		s.storageMode = "custom"
-	}
-	switch store := c.store.(type) {
-	case *RedisStore:
-		if c.ownStore {
-			s.closers = append(s.closers, store.closeWithin)
-		}
-	case *MemoryStore:
-		if c.ownStore {
-			s.closers = append(s.closers, func(time.Duration) error { return store.Close() })
-		}
-	}
-	if c.ownRedis {
-		s.closers = append(s.closers, func(time.Duration) error { return c.redis.Close() })
-	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	if watcher, ok := c.store.(Watcher); ok && *c.nearCache > 0 {
+	if watcher, ok := c.store.(Watcher); ok && c.nearCache > 0 {
 		s.life.running.Go(func() { s.watch(watcher) })
 	}
 	return s, nil
