@@ -94,7 +94,7 @@ func checkURL(option, rawURL string) (string, error) {
 	case u.User != nil, strings.ContainsAny(rawURL, "?#"):
 		reason = "no user, query or fragment, please"
 	case u.Port() != "" && !isPort(u.Port()):
-		reason = "the port is none"
+		reason = "the port is not between 1 and 65535"
 	default:
 		return strings.TrimRight(rawURL, "/"), nil
 	}
