@@ -276,20 +276,39 @@ func (s *Service) Email(ctx context.Context, userID string) (string, error) {
 // Refresh is for a token that a backend refused though it should be good: it
 // replaces the token, unless that has happened already, and returns the new
 // one. rejected is the token that was refused; if it is not the user's current
-// one, the current one is returned. Errors are those of [Service.Token].
+// one, the current one is returned.
+//
+// rejected itself is returned, without an error, when it may not be replaced
+// again so soon: it is the result of a Refresh less than a minute ago, or the
+// user has used up 3 replacements and then one every two minutes. Then a new
+// token would not help either, and the backend's refusal stands.
+//
+// Errors are those of [Service.Token].
 func (s *Service) Refresh(ctx context.Context, userID, rejected string) (string, error) {
 	if err := s.enter(ctx, userID); err != nil {
 		return "", err
 	}
 	defer s.life.end()
+	done := func(string) {}
+	if l, err := s.known(ctx, userID); err == nil && l != nil && l.token.state(time.Now(), 0) != dead {
+		if l.token.raw.reveal() != rejected {
+			return l.token.raw.reveal(), nil
+		}
+		var ok bool
+		if done, ok = s.refresher.replaced.begin(userID, rejected, time.Now()); !ok {
+			return rejected, nil
+		}
+	}
 	e := s.order.begin(userID, false)
 	defer e.end()
 	l, err := s.refresher.refresh(ctx, e, need{satisfied: func(l *login) bool {
 		return l.token.raw.reveal() != rejected && l.token.state(time.Now(), 0) != dead
 	}})
 	if err != nil {
+		done("")
 		return "", err
 	}
+	done(l.token.raw.reveal())
 	return l.token.raw.reveal(), nil
 }
 

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
-	"os"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -30,96 +30,111 @@ const (
 type Option func(*config) error
 
 type config struct {
-	authURL    string
+	authURL    string // "" if no option and no environment says otherwise
 	serviceKey secret
 	keyGiven   bool // also if it is empty
-	ssoLink    *bool
+	linkOff    bool
+	linkAsked  bool // WithSSOLink(true)
 	store      Store
-	ownStore   bool // Close closes it
 	redis      redis.UniversalClient
-	ownRedis   bool // Close closes it
+	ownRedis   bool // from the environment
+	stores     int  // how many were asked for
 	sessionTTL time.Duration
-	ahead      *time.Duration
-	nearCache  *int
+	ahead      time.Duration
+	nearCache  int
 	loginPath  string
 	linkPrefix string
 	httpClient *http.Client
 	logger     *slog.Logger
-	loginBurst *int
+	loginBurst int
 	loginEvery time.Duration
+	fromEnv    bool
+	codec      codec
+	verify     tokenCheck
 
-	fromEnv bool
-	stores  int // how many stores were asked for
-	codec   codec
-	verify  tokenCheck
-
-	makeLinks bool // a login tries to
+	// What settle finds out.
+	linkEnabled bool // tokens are asked for by the SSO-Link
+	makeLinks   bool // a login tries to make one
+	storageMode string
+	closers     []func(limit time.Duration) error // of what is the Service's own, in order
 }
 
-func (c *config) storageMode() string {
-	switch c.store.(type) {
-	case *MemoryStore:
-		return "memory"
-	case *RedisStore:
-		return "redis"
+// newConfig has the defaults of what the environment has no say in.
+func newConfig() config {
+	return config{
+		sessionTTL: defaultSessionTTL,
+		ahead:      defaultRefreshAhead,
+		nearCache:  defaultNearCache,
+		loginPath:  defaultLoginPath,
+		linkPrefix: defaultLinkPath,
+		logger:     slog.New(slog.DiscardHandler),
+		loginBurst: defaultLoginBurst,
+		loginEvery: defaultLoginEvery,
 	}
-	return "custom"
-}
-
-// closers are what Close closes, in order.
-func (c *config) closers() (closers []func(limit time.Duration) error) {
-	switch store := c.store.(type) {
-	case *RedisStore:
-		if c.ownStore {
-			closers = append(closers, store.closeWithin)
-		}
-	case *MemoryStore:
-		if c.ownStore {
-			closers = append(closers, func(time.Duration) error { return store.Close() })
-		}
-	}
-	if c.ownRedis {
-		closers = append(closers, func(time.Duration) error { return c.redis.Close() })
-	}
-	return closers
 }
 
 // WithAuthURL sets the auth server's base URL; default http://localhost:3001.
 // A trailing slash is tolerated.
 func WithAuthURL(rawURL string) Option {
-	return func(c *config) error {
-		u, err := url.Parse(rawURL)
-		switch {
-		case err != nil:
-			return errors.New("session: WithAuthURL: not a URL") // err quotes it
-		case u.Scheme != "http" && u.Scheme != "https", u.Host == "":
-			return fmt.Errorf("session: WithAuthURL: want http://host or https://host, not %q", u.Redacted())
-		case u.User != nil, u.RawQuery != "", u.Fragment != "":
-			return errors.New("session: WithAuthURL: no user, query or fragment, please")
-		}
-		c.authURL = strings.TrimRight(rawURL, "/")
-		return nil
+	return func(c *config) (err error) {
+		c.authURL, err = checkURL("WithAuthURL", rawURL)
+		return err
 	}
+}
+
+// checkURL does not quote the URL: what is wrong with it may be where the
+// password stands.
+func checkURL(option, rawURL string) (string, error) {
+	u, err := url.Parse(rawURL)
+	reason := ""
+	switch {
+	case err != nil, strings.ContainsFunc(rawURL, unprintable):
+		reason = "not a URL"
+	case u.Scheme != "http" && u.Scheme != "https", u.Hostname() == "":
+		reason = "want http://host or https://host"
+	case u.User != nil, strings.ContainsAny(rawURL, "?#"):
+		reason = "no user, query or fragment, please"
+	case u.Port() != "" && !isPort(u.Port()):
+		reason = "the port is not between 1 and 65535"
+	default:
+		return strings.TrimRight(rawURL, "/"), nil
+	}
+	return "", fmt.Errorf("session: %s: %s", option, reason)
+}
+
+func unprintable(r rune) bool { return unicode.IsControl(r) || unicode.IsSpace(r) }
+
+func isPort(s string) bool {
+	port, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && port > 0
 }
 
 // WithServiceKey sets the key that authenticates the bot to the auth server's
-// link calls, and thereby turns the SSO-Link on. An empty key is as none, also
-// if [FromEnv] finds another.
+// link calls, and thereby turns the SSO-Link on. White space around it is
+// dropped. An empty key is as none, also if [FromEnv] finds another.
 func WithServiceKey(key string) Option {
-	return func(c *config) error {
-		if strings.ContainsAny(key, "\r\n") {
-			return errors.New("session: WithServiceKey: line break in the key")
-		}
-		c.serviceKey, c.keyGiven = newSecret(key), true
-		return nil
+	return func(c *config) (err error) {
+		c.serviceKey, err = checkKey("WithServiceKey", key)
+		c.keyGiven = true
+		return err
 	}
 }
 
-// WithSSOLink switches the SSO-Link on or off. By default it is on when there
-// is a service key; on without one is an error.
+// checkKey trims what files and environments put around a key.
+func checkKey(option, key string) (secret, error) {
+	key = strings.Trim(key, " \t\r\n")
+	if strings.ContainsFunc(key, unicode.IsControl) {
+		return secret{}, fmt.Errorf("session: %s: control character in the key", option)
+	}
+	return newSecret(key), nil
+}
+
+// WithSSOLink(false) switches the SSO-Link off although there is a service key.
+// WithSSOLink(true) undoes that, and otherwise only has [New] fail when there is
+// no key: a key switches the link on by itself.
 func WithSSOLink(on bool) Option {
 	return func(c *config) error {
-		c.ssoLink = &on
+		c.linkOff, c.linkAsked = !on, on
 		return nil
 	}
 }
@@ -128,7 +143,7 @@ func WithSSOLink(on bool) Option {
 // The default is a [MemoryStore] of the Service's own.
 func WithStore(store Store) Option {
 	return func(c *config) error {
-		if store == nil {
+		if isNil(store) {
 			return errors.New("session: WithStore: no store")
 		}
 		c.store = store
@@ -142,13 +157,24 @@ func WithStore(store Store) Option {
 // prefix use [NewRedisStore] and [WithStore].
 func WithRedis(client redis.UniversalClient) Option {
 	return func(c *config) error {
-		if client == nil {
+		if isNil(client) {
 			return errors.New("session: WithRedis: no client")
 		}
 		c.redis = client
 		c.stores++
 		return nil
 	}
+}
+
+// isNil also sees a nil pointer, map or function in an interface.
+func isNil(v any) bool {
+	switch r := reflect.ValueOf(v); r.Kind() {
+	case reflect.Invalid:
+		return true
+	case reflect.Pointer, reflect.Map, reflect.Func, reflect.Chan, reflect.Slice:
+		return r.IsNil()
+	}
+	return false
 }
 
 // WithSessionTTL sets how long a session lives without use; default 7 days.
@@ -172,7 +198,7 @@ func WithRefreshAhead(d time.Duration) Option {
 		if d < 0 {
 			return fmt.Errorf("session: WithRefreshAhead: %s is negative", d)
 		}
-		c.ahead = &d
+		c.ahead = d
 		return nil
 	}
 }
@@ -186,7 +212,8 @@ func WithLoginPath(path string) Option {
 }
 
 // WithLinkPath sets the prefix of the link calls; default
-// /api/v1/api/v1/auth, doubled as the auth server is deployed.
+// /api/v1/api/v1/auth, doubled as the auth server is deployed. With "/" they
+// begin right at /matrix-session.
 func WithLinkPath(prefix string) Option {
 	return func(c *config) (err error) {
 		c.linkPrefix, err = checkPath("WithLinkPath", prefix)
@@ -194,9 +221,10 @@ func WithLinkPath(prefix string) Option {
 	}
 }
 
+// checkPath returns the path without slashes at its end: "" for "/".
 func checkPath(option, path string) (string, error) {
-	if !strings.HasPrefix(path, "/") || strings.ContainsAny(path, "?#% \r\n") {
-		return "", fmt.Errorf("session: %s: want /a/path, not %q", option, path)
+	if !strings.HasPrefix(path, "/") || strings.ContainsAny(path, "?#%") || strings.ContainsFunc(path, unprintable) {
+		return "", fmt.Errorf("session: %s: want /a/path, not %q", option, printable(path))
 	}
 	return strings.TrimRight(path, "/"), nil
 }
@@ -208,6 +236,9 @@ func WithHTTPClient(client *http.Client) Option {
 	return func(c *config) error {
 		if client == nil {
 			return errors.New("session: WithHTTPClient: no client")
+		}
+		if client.Transport != nil && isNil(client.Transport) {
+			return errors.New("session: WithHTTPClient: the client's transport is nil")
 		}
 		c.httpClient = client
 		return nil
@@ -223,7 +254,7 @@ func WithLoginLimit(burst int, every time.Duration) Option {
 		if burst < 0 || every < 0 || burst > 0 && every == 0 {
 			return fmt.Errorf("session: WithLoginLimit: %d logins, then one every %s", burst, every)
 		}
-		c.loginBurst, c.loginEvery = &burst, every
+		c.loginBurst, c.loginEvery = burst, every
 		return nil
 	}
 }
@@ -232,7 +263,7 @@ func WithLoginLimit(burst int, every time.Duration) Option {
 // default nowhere. No token, password, refresh token or key is ever logged.
 func WithLogger(logger *slog.Logger) Option {
 	return func(c *config) error {
-		if logger == nil {
+		if logger == nil || isNil(logger.Handler()) {
 			return errors.New("session: WithLogger: no logger")
 		}
 		c.logger = logger
@@ -248,76 +279,13 @@ func WithNearCache(maxEntries int) Option {
 		if maxEntries < 0 {
 			return fmt.Errorf("session: WithNearCache: %d is negative", maxEntries)
 		}
-		c.nearCache = &maxEntries
+		c.nearCache = maxEntries
 		return nil
 	}
 }
 
-// FromEnv reads what is not set by an option from the environment, under the
-// names that the TypeScript service uses:
-//
-//	MANA_CORE_AUTH_URL     auth server
-//	MANA_CORE_SERVICE_KEY  service key
-//	SESSION_STORAGE_MODE   "memory" or "redis"; default: redis if the next is set
-//	REDIS_URL              redis://user:password@host:port/db, or rediss://
-//	REDIS_HOST, REDIS_PORT, REDIS_PASSWORD   instead of it; localhost, 6379, none
-//
-// A Redis client made from it is closed by Close.
-func FromEnv() Option {
-	return func(c *config) error {
-		c.fromEnv = true
-		return nil
-	}
-}
-
-// applyEnv fills the gaps of c that the environment has something for.
-func (c *config) applyEnv() error {
-	if v := os.Getenv("MANA_CORE_AUTH_URL"); c.authURL == "" && v != "" {
-		if err := WithAuthURL(v)(c); err != nil {
-			return fmt.Errorf("MANA_CORE_AUTH_URL: %w", err)
-		}
-	}
-	if v := os.Getenv("MANA_CORE_SERVICE_KEY"); !c.keyGiven && v != "" {
-		if err := WithServiceKey(v)(c); err != nil {
-			return fmt.Errorf("MANA_CORE_SERVICE_KEY: %w", err)
-		}
-	}
-	if c.stores > 0 {
-		return nil
-	}
-	redisURL, host := os.Getenv("REDIS_URL"), os.Getenv("REDIS_HOST")
-	switch mode := os.Getenv("SESSION_STORAGE_MODE"); mode {
-	case "memory":
-		return nil
-	case "redis":
-	case "":
-		if redisURL == "" && host == "" {
-			return nil
-		}
-	default:
-		return fmt.Errorf("session: SESSION_STORAGE_MODE is %q, want memory or redis", mode)
-	}
-	port := cmp.Or(os.Getenv("REDIS_PORT"), "6379")
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil && redisURL == "" {
-		return errors.New("session: REDIS_PORT is not a port")
-	}
-	opts := &redis.Options{
-		Addr:     net.JoinHostPort(cmp.Or(host, "localhost"), port),
-		Password: os.Getenv("REDIS_PASSWORD"),
-	}
-	if redisURL != "" {
-		var err error
-		if opts, err = redis.ParseURL(redisURL); err != nil {
-			return errors.New("session: REDIS_URL is not a Redis URL") // err may quote the password
-		}
-	}
-	opts.ContextTimeoutEnabled = true
-	c.redis = redis.NewClient(opts)
-	c.ownRedis = true
-	return nil
-}
-
-// settle applies the options and the defaults and refuses what makes no sense.
+// settle applies the options and what is left of the defaults, and refuses what
+// makes no sense.
 func (c *config) settle(opts []Option) error {
 	for _, opt := range opts {
 		if opt == nil {
@@ -338,42 +306,43 @@ func (c *config) settle(opts []Option) error {
 			return err
 		}
 	}
-	if c.ssoLink != nil && *c.ssoLink && c.serviceKey.empty() {
+	c.authURL = cmp.Or(c.authURL, defaultAuthURL)
+	if c.linkAsked && c.serviceKey.empty() {
 		return errors.New("session: New: the SSO-Link needs a service key")
 	}
-	c.makeLinks = c.ssoLink == nil || *c.ssoLink
-	if c.ssoLink == nil {
-		on := !c.serviceKey.empty()
-		c.ssoLink = &on
-	}
-	c.authURL = cmp.Or(c.authURL, defaultAuthURL)
-	c.loginPath = cmp.Or(c.loginPath, defaultLoginPath)
-	c.linkPrefix = cmp.Or(c.linkPrefix, defaultLinkPath)
-	c.sessionTTL = cmp.Or(c.sessionTTL, defaultSessionTTL)
-	if c.ahead == nil {
-		ahead := defaultRefreshAhead
-		c.ahead = &ahead
-	}
-	if c.nearCache == nil {
-		size := defaultNearCache
-		c.nearCache = &size
-	}
-	if c.loginBurst == nil {
-		burst := defaultLoginBurst
-		c.loginBurst, c.loginEvery = &burst, defaultLoginEvery
-	}
-	if c.logger == nil {
-		c.logger = slog.New(slog.DiscardHandler)
-	}
+	c.linkEnabled = !c.linkOff && !c.serviceKey.empty()
+	c.makeLinks = !c.linkOff
+	return c.openStore()
+}
+
+// openStore makes the store that is wanted, and what closes it.
+func (c *config) openStore() error {
 	switch {
 	case c.redis != nil:
 		store, err := NewRedisStore(c.redis)
 		if err != nil {
+			if c.ownRedis {
+				err = errors.Join(err, c.redis.Close())
+			}
 			return err
 		}
-		c.store, c.ownStore = store, true
+		c.store = store
+		c.closers = append(c.closers, store.closeWithin)
+		if c.ownRedis {
+			c.closers = append(c.closers, func(time.Duration) error { return c.redis.Close() })
+		}
 	case c.store == nil:
-		c.store, c.ownStore = NewMemoryStore(), true
+		store := NewMemoryStore()
+		c.store = store
+		c.closers = append(c.closers, func(time.Duration) error { return store.Close() })
+	}
+	switch c.store.(type) {
+	case *MemoryStore:
+		c.storageMode = "memory"
+	case *RedisStore:
+		c.storageMode = "redis"
+	default:
+		c.storageMode = "custom"
 	}
 	return nil
 }

@@ -1,6 +1,9 @@
 package session_test
 
 import (
+	"bytes"
+	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -18,29 +21,60 @@ func TestNonsenseOptionsAreRefused(t *testing.T) {
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
 	defer client.Close()
 	for name, opts := range map[string][]session.Option{
-		"no URL":               {session.WithAuthURL("auth.example.com")},
-		"empty URL":            {session.WithAuthURL("")},
-		"other scheme":         {session.WithAuthURL("ftp://auth.example.com")},
-		"not even a URL":       {session.WithAuthURL("http://[")},
-		"URL with a password":  {session.WithAuthURL("https://me:secret@auth.example.com")},
-		"URL with a query":     {session.WithAuthURL("https://auth.example.com?a=b")},
-		"negative TTL":         {session.WithSessionTTL(-time.Second)},
-		"TTL of nothing":       {session.WithSessionTTL(0)},
-		"negative ahead":       {session.WithRefreshAhead(-1)},
-		"negative near cache":  {session.WithNearCache(-1)},
-		"two stores":           {session.WithRedis(client), session.WithStore(session.NewMemoryStore())},
-		"no store":             {session.WithStore(nil)},
-		"no client":            {session.WithRedis(nil)},
-		"no HTTP client":       {session.WithHTTPClient(nil)},
-		"no logger":            {session.WithLogger(nil)},
-		"link without a key":   {session.WithSSOLink(true)},
-		"link with empty key":  {session.WithServiceKey(""), session.WithSSOLink(true)},
-		"line break in a key":  {session.WithServiceKey("a\r\nX-Evil: 1")},
-		"path without a slash": {session.WithLoginPath("login")},
-		"path with a query":    {session.WithLinkPath("/a?b")},
-		"negative logins":      {session.WithLoginLimit(-1, time.Second)},
-		"logins in no time":    {session.WithLoginLimit(3, 0)},
-		"logins back in time":  {session.WithLoginLimit(3, -time.Second)},
+		"no URL":                       {session.WithAuthURL("auth.example.com")},
+		"empty URL":                    {session.WithAuthURL("")},
+		"other scheme":                 {session.WithAuthURL("ftp://auth.example.com")},
+		"not even a URL":               {session.WithAuthURL("http://[")},
+		"URL with a password":          {session.WithAuthURL("https://me:secret@auth.example.com")},
+		"URL with a query":             {session.WithAuthURL("https://auth.example.com?a=b")},
+		"negative TTL":                 {session.WithSessionTTL(-time.Second)},
+		"TTL of nothing":               {session.WithSessionTTL(0)},
+		"negative ahead":               {session.WithRefreshAhead(-1)},
+		"negative near cache":          {session.WithNearCache(-1)},
+		"two stores":                   {session.WithRedis(client), session.WithStore(session.NewMemoryStore())},
+		"no store":                     {session.WithStore(nil)},
+		"no client":                    {session.WithRedis(nil)},
+		"no HTTP client":               {session.WithHTTPClient(nil)},
+		"no logger":                    {session.WithLogger(nil)},
+		"link without a key":           {session.WithSSOLink(true)},
+		"link with empty key":          {session.WithServiceKey(""), session.WithSSOLink(true)},
+		"line break in a key":          {session.WithServiceKey("a\r\nX-Evil: 1")},
+		"URL with an empty query":      {session.WithAuthURL("http://h?")},
+		"URL with an empty fragment":   {session.WithAuthURL("http://h#")},
+		"URL with both in its path":    {session.WithAuthURL("http://h/a/?#")},
+		"URL with a fragment":          {session.WithAuthURL("http://h/#secret")},
+		"URL without a host":           {session.WithAuthURL("http://:80")},
+		"URL with an empty user":       {session.WithAuthURL("http://@h")},
+		"URL with another port":        {session.WithAuthURL("http://h:65536")},
+		"URL with a line break":        {session.WithAuthURL("http://h/\n")},
+		"URL with a control character": {session.WithAuthURL("http://h/a\u0085b")},
+		"URL with a space":             {session.WithAuthURL("http://h/a b")},
+		"no scheme, but a password":    {session.WithAuthURL("me:secret@host")},
+		"no scheme, path and password": {session.WithAuthURL("me:secret@host/auth")},
+		"other scheme and a password":  {session.WithAuthURL("postgres://me:secret@host")},
+		"password and an odd host":     {session.WithAuthURL("http://me:secret@[h")},
+		"password in a query":          {session.WithAuthURL("auth.example.com?key=secret")},
+		"control character in a key":   {session.WithServiceKey("sec\x00ret")},
+		"tab in a key":                 {session.WithServiceKey("a\tsecret")},
+		"C1 control in a key":          {session.WithServiceKey("secret\u0085a")},
+		"line break in a key, of two":  {session.WithServiceKey("secret\na\n")},
+		"control character in a path":  {session.WithLoginPath("/a\x7f")},
+		"C1 control in a path":         {session.WithLinkPath("/a\u009b")},
+		"tab in a path":                {session.WithLinkPath("/a\tb")},
+		"empty path":                   {session.WithLinkPath("")},
+		"nil memory store":             {session.WithStore((*session.MemoryStore)(nil))},
+		"nil Redis store":              {session.WithStore((*session.RedisStore)(nil))},
+		"nil client":                   {session.WithRedis((*redis.Client)(nil))},
+		"nil Cluster client":           {session.WithRedis((*redis.ClusterClient)(nil))},
+		"nil transport":                {session.WithHTTPClient(&http.Client{Transport: (*http.Transport)(nil)})},
+		"nil transport function":       {session.WithHTTPClient(&http.Client{Transport: roundTripper(nil)})},
+		"no log handler":               {session.WithLogger(&slog.Logger{})},
+		"nil log handler":              {session.WithLogger(slog.New((*slog.TextHandler)(nil)))},
+		"path without a slash":         {session.WithLoginPath("login")},
+		"path with a query":            {session.WithLinkPath("/a?b")},
+		"negative logins":              {session.WithLoginLimit(-1, time.Second)},
+		"logins in no time":            {session.WithLoginLimit(3, 0)},
+		"logins back in time":          {session.WithLoginLimit(3, -time.Second)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := session.New(opts...)
@@ -112,16 +146,133 @@ func TestEnvironmentIsReadOnRequestAndLosesToOptions(t *testing.T) {
 
 	for _, bad := range [][2]string{
 		{"REDIS_PORT", "port"}, {"REDIS_PORT", "65536"}, {"SESSION_STORAGE_MODE", "disk"}, {"MANA_CORE_AUTH_URL", "nowhere"}, {"REDIS_URL", "http://me:secret@x"},
+		{"REDIS_PORT", "0"}, {"REDIS_PORT", "-1"}, {"REDIS_HOST", host + ":" + port}, {"REDIS_HOST", "[::1]"}, {"REDIS_HOST", "[::1]:6379"},
+		{"REDIS_HOST", "redis://:secret@" + host}, {"REDIS_HOST", "localhost\n"}, {"REDIS_HOST", "me@localhost"}, {"REDIS_HOST", "a,b"}, {"REDIS_HOST", "localhost/0"},
+		{"MANA_CORE_SERVICE_KEY", "sec\x01ret"}, {"MANA_CORE_AUTH_URL", "me:secret@host"}, {"MANA_CORE_AUTH_URL", "http://h?"},
 	} {
-		t.Run(bad[0], func(t *testing.T) {
-			if bad[0] == "REDIS_PORT" {
-				t.Setenv("REDIS_URL", "") // which it has nothing to say to
+		t.Run(bad[0]+"="+bad[1], func(t *testing.T) {
+			t.Setenv("REDIS_HOST", host)
+			if bad[0] == "REDIS_PORT" || bad[0] == "REDIS_HOST" {
+				t.Setenv("REDIS_URL", "") // which they have nothing to say to
 			}
 			t.Setenv(bad[0], bad[1])
 			_, err := session.New(session.FromEnv())
 			require.ErrorContains(t, err, bad[0])
 			require.NotContains(t, err.Error(), "secret")
 		})
+	}
+}
+
+func TestPortWithoutAHostIsRefused(t *testing.T) {
+	for _, mode := range []string{"", "redis"} {
+		t.Run("mode "+mode, func(t *testing.T) {
+			clearEnv(t)
+			t.Setenv("SESSION_STORAGE_MODE", mode)
+			t.Setenv("REDIS_PORT", "6380")
+			_, err := session.New(session.FromEnv())
+			require.ErrorContains(t, err, "REDIS_HOST")
+			svc, err := session.New(session.FromEnv(), session.WithStore(session.NewMemoryStore()))
+			require.NoError(t, err, "nobody wants Redis")
+			require.NoError(t, svc.Close())
+			t.Setenv("SESSION_STORAGE_MODE", "memory")
+			svc, err = session.New(session.FromEnv())
+			require.NoError(t, err)
+			require.NoError(t, svc.Close())
+		})
+	}
+}
+
+// clearEnv sets what FromEnv reads to nothing.
+func clearEnv(t *testing.T) {
+	t.Helper()
+	for _, name := range []string{"MANA_CORE_AUTH_URL", "MANA_CORE_SERVICE_KEY", "SESSION_STORAGE_MODE", "REDIS_URL", "REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD"} {
+		t.Setenv(name, "")
+	}
+}
+
+func TestPortThatKubernetesSetsIsIgnored(t *testing.T) {
+	for name, c := range map[string]struct {
+		host, mode string
+		port       string
+		want       string
+		warns      bool
+	}{
+		"beside a host":    {"127.0.0.1", "", "tcp://10.0.0.1:6379", "redis", true},
+		"another protocol": {"127.0.0.1", "redis", "udp://10.0.0.1:6379", "redis", true},
+		"without a host":   {"", "", "tcp://10.0.0.1:6379", "memory", true},
+		"in memory mode":   {"", "memory", "tcp://10.0.0.1:6379", "memory", false},
+		"a port of ours":   {"127.0.0.1", "", "6380", "redis", false},
+		"IPv6":             {"::1", "", "", "redis", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			clearEnv(t)
+			t.Setenv("REDIS_HOST", c.host)
+			t.Setenv("REDIS_PORT", c.port)
+			t.Setenv("SESSION_STORAGE_MODE", c.mode)
+			var log bytes.Buffer
+			svc, err := session.New(session.FromEnv(), session.WithLogger(slog.New(slog.NewTextHandler(&log, nil))), session.WithNearCache(0))
+			require.NoError(t, err)
+			defer svc.Close()
+			require.Equal(t, c.warns, strings.Contains(log.String(), "level=WARN") && strings.Contains(log.String(), "REDIS_PORT"), log.String())
+			require.Contains(t, fmt.Sprint(svc), c.want)
+		})
+	}
+}
+
+// As net/http, and with it the service that is replaced, treats header values.
+func TestWhiteSpaceAroundAServiceKeyIsDropped(t *testing.T) {
+	for _, key := range []string{sessiontest.DefaultServiceKey + "\n", sessiontest.DefaultServiceKey + "\r\n", " \t" + sessiontest.DefaultServiceKey + " \n\n"} {
+		w := newWorld(t, session.NewMemoryStore(), session.WithServiceKey(key))
+		w.auth.Link(alice, email)
+		mustToken(t, w.svc, alice)
+
+		clearEnv(t)
+		t.Setenv("MANA_CORE_SERVICE_KEY", key)
+		svc, err := session.New(session.FromEnv(), session.WithAuthURL(w.auth.URL), session.WithHTTPClient(w.auth.Client()))
+		require.NoError(t, err)
+		mustToken(t, svc, alice)
+		require.NoError(t, svc.Close())
+	}
+	svc, err := session.New(session.WithServiceKey(" \n"))
+	require.NoError(t, err)
+	defer svc.Close()
+	stats, err := svc.Stats(t.Context())
+	require.NoError(t, err)
+	require.False(t, stats.SSOLinkEnabled, "as none")
+}
+
+func TestLinkPathMayBeEmpty(t *testing.T) {
+	for _, prefix := range []string{"/", "//"} {
+		w := newWorld(t, session.NewMemoryStore(), session.WithLinkPath(prefix), session.WithLoginPath(prefix))
+		_, err := w.svc.Token(t.Context(), alice)
+		require.ErrorIs(t, err, session.ErrAuthUnavailable, "no such route there")
+		_, err = w.svc.Login(t.Context(), alice, email, password)
+		require.Error(t, err)
+		requests := w.auth.Requests()
+		require.Equal(t, "/matrix-session/%40alice%3Amatrix.example", requests[0].Path)
+		require.Contains(t, []string{"", "/"}, requests[len(requests)-1].Path)
+	}
+}
+
+// Settings of nothing are settings, whatever the default.
+func TestOptionsWinOverDefaultsAndTheLastOneCounts(t *testing.T) {
+	clearEnv(t)
+	t.Setenv("MANA_CORE_AUTH_URL", "nowhere")
+	t.Setenv("MANA_CORE_SERVICE_KEY", "a\x01b")
+	svc, err := session.New(session.WithAuthURL("http://h"), session.WithServiceKey(""), session.FromEnv())
+	require.NoError(t, err, "what no option leaves to it is not looked at")
+	require.NoError(t, svc.Close())
+
+	for want, opts := range map[bool][]session.Option{
+		true:  {session.WithServiceKey("k"), session.WithSSOLink(false), session.WithSSOLink(true)},
+		false: {session.WithServiceKey("k"), session.WithSSOLink(true), session.WithSSOLink(false)},
+	} {
+		svc, err := session.New(opts...)
+		require.NoError(t, err)
+		stats, err := svc.Stats(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, want, stats.SSOLinkEnabled)
+		require.NoError(t, svc.Close())
 	}
 }
 

@@ -28,6 +28,7 @@ type refresher struct {
 	flights  singleflight.Group  // one per user
 	unlinked *bounded[time.Time] // users without a link, until when
 	attempts *attempts           // refreshes that failed
+	replaced *replaceLimit       // tokens that backends refused
 	aheads   chan struct{}       // a slot per refresh ahead that runs
 }
 

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 	"unsafe"
 
@@ -36,6 +35,8 @@ const sealedExtra = len(sealedPrefix) + chacha20poly1305.NonceSizeX + chacha20po
 // store learns nothing from them but their size, and whoever writes to it can
 // neither change one nor hand one user's to another. Keys have 32 random bytes
 // (openssl rand 32) and are copied.
+//
+// It may be given once: a second one would silently replace the first.
 //
 // Records are written with current and read with current and older, so keys
 // rotate in three steps, each of which every bot has taken before the next
@@ -69,6 +70,9 @@ func WithEncryption(current []byte, older ...[]byte) Option {
 		err = errors.New("session: WithEncryption: no key")
 	}
 	return func(c *config) error {
+		if c.codec.keys != nil {
+			return errors.New("session: WithEncryption: given twice")
+		}
 		c.codec.keys, c.codec.seals = keys, current != nil
 		return err
 	}
@@ -85,10 +89,12 @@ func WithEncryptionRequired() Option {
 	}
 }
 
-// sealKey is a key for records. As secret, it does not print; and fmt, which
-// looks through a pointer to a struct under some verbs, stops at one to an
-// interface.
-type sealKey struct{ aead *cipher.AEAD }
+// sealKey is a key for records. fmt, which looks through a pointer to a struct
+// under some verbs, stops at one to an interface.
+type sealKey struct {
+	hidden
+	aead *cipher.AEAD
+}
 
 func newSealKey(key []byte) (sealKey, error) {
 	switch {
@@ -101,14 +107,8 @@ func newSealKey(key []byte) (sealKey, error) {
 	if err != nil {
 		return sealKey{}, errors.New("session: WithEncryption: key not accepted")
 	}
-	return sealKey{&aead}, nil
+	return sealKey{aead: &aead}, nil
 }
-
-func (k sealKey) String() string               { return redacted }
-func (k sealKey) GoString() string             { return redacted }
-func (k sealKey) LogValue() slog.Value         { return slog.StringValue(redacted) }
-func (k sealKey) MarshalText() ([]byte, error) { return []byte(redacted), nil }
-func (k sealKey) Format(f fmt.State, _ rune)   { fmt.Fprint(f, redacted) }
 
 // codec makes the values of records from logins and logins from records: in
 // plain text (record.go), sealed if there are keys. It is immutable.

@@ -383,6 +383,9 @@ func TestNonsenseKeysAreRefused(t *testing.T) {
 		"zeros":                    {session.WithEncryption(make([]byte, 32))},
 		"short older":              {session.WithEncryption(key, key[:31])},
 		"empty older":              {session.WithEncryption(key, nil)},
+		"twice":                    {session.WithEncryption(key), session.WithEncryption(sealKey(1))},
+		"twice the same":           {session.WithEncryption(key), session.WithEncryption(key)},
+		"twice, once not written":  {session.WithEncryption(nil, key), session.WithEncryption(key)},
 		"required without a key":   {session.WithEncryptionRequired()},
 		"required but not written": {session.WithEncryptionRequired(), session.WithEncryption(nil, key)},
 	} {

@@ -7,16 +7,28 @@ import (
 
 const redacted = "[redacted]"
 
-// secret holds a token, a refresh token, a password or a key. It does not
-// print: not through its methods, and not when it is an unexported field that
-// fmt prints by reflection either, where only a pointer shows.
-type secret struct{ p *string }
+// hidden does not print what it is embedded in: not through its methods; and
+// not when fmt prints an unexported field by reflection, provided that what is
+// hidden is behind a pointer.
+type hidden struct{}
+
+func (hidden) String() string               { return redacted }
+func (hidden) GoString() string             { return redacted }
+func (hidden) LogValue() slog.Value         { return slog.StringValue(redacted) }
+func (hidden) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+func (hidden) Format(f fmt.State, _ rune)   { fmt.Fprint(f, redacted) }
+
+// secret holds a token, a refresh token, a password or a key.
+type secret struct {
+	hidden
+	p *string
+}
 
 func newSecret(s string) secret {
 	if s == "" {
 		return secret{}
 	}
-	return secret{&s}
+	return secret{p: &s}
 }
 
 // reveal is the one way to the value: grep for it to see where secrets go.
@@ -29,9 +41,3 @@ func (s secret) reveal() string {
 
 func (s secret) empty() bool             { return s.p == nil }
 func (s secret) equal(other secret) bool { return s.reveal() == other.reveal() }
-
-func (s secret) String() string               { return redacted }
-func (s secret) GoString() string             { return redacted }
-func (s secret) LogValue() slog.Value         { return slog.StringValue(redacted) }
-func (s secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
-func (s secret) Format(f fmt.State, _ rune)   { fmt.Fprint(f, redacted) }

@@ -107,33 +107,34 @@ func New(opts ...Option) (*Service, error) {
 		c.logger.Warn("session: records are written in plain text: WithEncryption has no current key")
 	}
 	count, life, order, clock := new(counters), newLifetime(), newOrder(), new(clock)
-	near := newNearCache(*c.nearCache, *c.ahead, c.sessionTTL)
+	near := newNearCache(c.nearCache, c.ahead, c.sessionTTL)
 	auth := newAuthClient(c, newComponent(), c.logger)
 	records := newRecords(c, near, count, life)
 	outbox := newOutbox(records, count, c.logger)
 	records.pending = outbox.of
 	set := settings{
-		linkEnabled: *c.ssoLink,
+		linkEnabled: c.linkEnabled,
 		makeLinks:   c.makeLinks,
 		sessionTTL:  c.sessionTTL,
-		ahead:       *c.ahead,
-		storageMode: c.storageMode(),
-		closers:     c.closers(),
+		ahead:       c.ahead,
+		storageMode: c.storageMode,
+		closers:     c.closers,
 	}
 	s := &Service{
 		settings: set, near: near, records: records, outbox: outbox, order: order, auth: auth,
-		loginLimit: newLoginLimit(*c.loginBurst, c.loginEvery, maxRemembered),
+		loginLimit: newLoginLimit(c.loginBurst, c.loginEvery, maxRemembered),
 		logger:     c.logger, count: count, life: life,
 		refresher: &refresher{
 			settings: set, records: records, outbox: outbox, order: order, auth: auth,
 			clock: clock, count: count, logger: c.logger, life: life,
 			unlinked: newBounded[time.Time](maxRemembered),
 			attempts: newAttempts(maxRemembered),
+			replaced: newReplaceLimit(maxRemembered),
 			aheads:   make(chan struct{}, maxAheads),
 		},
 	}
 	outbox.forget = s.forget
-	if watcher, ok := c.store.(Watcher); ok && *c.nearCache > 0 {
+	if watcher, ok := c.store.(Watcher); ok && c.nearCache > 0 {
 		life.running.Go(func() { records.watch(watcher) })
 	}
 	return s, nil

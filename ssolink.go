@@ -12,9 +12,17 @@ import (
 // decodes IDs twice: one with a '%' would be read as another user's.
 func linkable(userID string) bool { return !strings.Contains(userID, "%") }
 
-// linkPath puts a user ID, which holds no space, into a path, escaped as
-// JavaScript's encodeURIComponent does and a little more.
-func linkPath(prefix, userID string) string { return prefix + url.QueryEscape(userID) }
+// linkPath puts a user ID into a path, escaped as JavaScript's
+// encodeURIComponent does.
+func linkPath(prefix, userID string) string {
+	return prefix + asEncodeURIComponent.Replace(url.QueryEscape(userID))
+}
+
+// asEncodeURIComponent replaces what QueryEscape writes otherwise. The space is
+// what matters: in a path "+" is a plus sign.
+var asEncodeURIComponent = strings.NewReplacer(
+	"+", "%20", "%21", "!", "%27", "'", "%28", "(", "%29", ")", "%2A", "*",
+)
 
 // fetchLink asks for a token of the account that is linked to the Matrix user.
 // errNotLinked is a no that still has to be confirmed by linked before a

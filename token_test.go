@@ -600,7 +600,7 @@ func TestBadUserIDsTouchNothing(t *testing.T) {
 	w := newWorld(t, session.NewMemoryStore())
 	ctx := t.Context()
 	for _, id := range []string{
-		"", ".", "..", "@", "alice", "@alice", "@:h", "@a:", "alice:h", "@a b:h", "@a\n:h", "@a:h/x", "@a:h x", "@a\xff:h",
+		"", ".", "..", "@", "alice", "@alice", "@:", "@a:", "alice:h", "@a\n:h", "@a:h/x", "@a:h x", "@a\xff:h",
 		"@a:h\x00", "@" + strings.Repeat("a", 255) + ":h", "@a:ü",
 	} {
 		_, err := w.svc.Token(ctx, id)
@@ -611,7 +611,7 @@ func TestBadUserIDsTouchNothing(t *testing.T) {
 		require.ErrorIs(t, w.svc.SetData(ctx, id, "k", 1), session.ErrInvalidUserID)
 	}
 	require.Zero(t, w.auth.Calls(sessiontest.Any))
-	for _, id := range []string{"@a:h", "@A:h", "@a/b=._-+:h:8448", "@ü!$&'*:h", "@a:[::1]:80", "@" + strings.Repeat("a", 252) + ":h"} {
+	for _, id := range []string{"@a:h", "@A:h", "@a/b=._-+:h:8448", "@ü!$&'*:h", "@:h", "@a b:h", "@a:[::1]:80", "@" + strings.Repeat("a", 252) + ":h"} {
 		_, err := w.svc.Token(ctx, id)
 		require.ErrorIs(t, err, session.ErrNotLoggedIn, "%q", id)
 	}

@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -10,8 +11,10 @@ import (
 const maxUserID = 255 // bytes, https://spec.matrix.org/v1.11/appendices/#user-identifiers
 
 // checkUserID says why id is not a Matrix user ID that may become part of a
-// key or of a URL, or nil. Historical localparts (any printable character but
-// ':') are allowed, because homeservers still carry such users.
+// key or of a URL, or nil. Historical localparts are allowed, because
+// homeservers still carry such users: empty ones, and any character but ':',
+// controls and line breaks. Spaces, joiners and characters that this version
+// of Unicode does not know are among them.
 func checkUserID(id string) error {
 	switch reason := userIDFault(id); reason {
 	case "":
@@ -32,29 +35,44 @@ func userIDFault(id string) string {
 		return "not valid UTF-8"
 	}
 	// Localparts hold no ':', server names may ("host:8448", "[::1]").
-	local, domain, found := strings.Cut(id[1:], ":")
-	if !found || local == "" || domain == "" {
+	local, server, found := strings.Cut(id[1:], ":")
+	switch {
+	case !found:
 		return "not of the form @localpart:domain"
-	}
-	for _, r := range local {
-		if unicode.IsControl(r) || unicode.IsSpace(r) || !unicode.IsPrint(r) {
-			return "unprintable character in the localpart"
-		}
-	}
-	for i := range len(domain) {
-		if !isServerNameByte(domain[i]) {
-			return "character in the domain that no server name has"
-		}
+	case strings.ContainsFunc(local, breaksLines):
+		return "control character or line break in the localpart"
+	case !isServerName(server):
+		return "no server name after the ':'"
 	}
 	return ""
 }
 
-// isServerNameByte covers DNS names, IPv4, bracketed IPv6 and a port:
-// https://spec.matrix.org/v1.11/appendices/#server-name
-func isServerNameByte(c byte) bool {
-	switch {
-	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
-		return true
+// breaksLines reports whether r is a control character, or a line or paragraph
+// separator.
+func breaksLines(r rune) bool { return unicode.IsControl(r) || r == '\u2028' || r == '\u2029' }
+
+// isServerName accepts DNS names, IPv4 and bracketed IPv6 addresses, with or
+// without a port: https://spec.matrix.org/v1.11/appendices/#server-name
+func isServerName(s string) bool {
+	host, port, hasPort := strings.Cut(s, ":")
+	if strings.HasPrefix(s, "[") {
+		var rest string
+		var closed bool
+		host, rest, closed = strings.Cut(s[1:], "]")
+		port, hasPort = strings.CutPrefix(rest, ":")
+		addr, err := netip.ParseAddr(host)
+		if !closed || err != nil || !addr.Is6() || addr.Zone() != "" || !hasPort && rest != "" {
+			return false
+		}
+	} else if host == "" || strings.ContainsFunc(host, notInDNS) {
+		return false
 	}
-	return c == '.' || c == '-' || c == ':' || c == '[' || c == ']'
+	return !hasPort || 1 <= len(port) && len(port) <= 5 && !strings.ContainsFunc(port, notDigit)
 }
+
+func notInDNS(r rune) bool {
+	letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
+	return !letter && notDigit(r) && r != '.' && r != '-'
+}
+
+func notDigit(r rune) bool { return r < '0' || r > '9' }

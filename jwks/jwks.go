@@ -11,26 +11,24 @@
 //	)
 //
 // Keys are fetched when the Verifier is made, again when a token names a key
-// that is not among them, and every hour of use. They are only ever replaced by
-// other keys: an auth server that is away, or that has lost its database and
-// answers with an empty set, changes nothing.
+// that is not among them, and every hour of use. After two hours without use the
+// next token waits for them, so a key that the auth server has withdrawn is
+// believed for two hours at most. Keys are only ever replaced by other keys: an
+// auth server that is away, or that has lost its database and answers with an
+// empty set, changes nothing, however long that lasts.
 package jwks
 
 import (
 	"context"
 	"crypto/ed25519"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/MicahParks/jwkset"
 	"github.com/golang-jwt/jwt/v5"
 	"golang.org/x/time/rate"
 
@@ -41,7 +39,11 @@ const (
 	path         = "/api/v1/auth/jwks"
 	fetchTimeout = 5 * time.Second
 	maxBody      = 1 << 20 // bytes, decompressed
-	maxAge       = time.Hour
+
+	// Keys that are older than maxAge are fetched again behind whoever uses
+	// one, and before it is used if nobody has tried for maxIdle.
+	maxAge  = time.Hour
+	maxIdle = 2 * time.Hour
 
 	// Tokens that name unknown keys cause this many fetches at once, and then
 	// one in this time.
@@ -74,6 +76,7 @@ type Verifier struct {
 	mu        sync.Mutex // guards what follows
 	keys      map[string]ed25519.PublicKey
 	fetchedAt time.Time     // the keys
+	triedAt   time.Time     // when the last fetch ended, with keys or without
 	limit     *rate.Limiter // of fetches
 	current   *fetch        // nil: none under way
 	begun     int           // fetches so far; each is numbered by it
@@ -89,65 +92,16 @@ type fetch struct {
 	err    error         // to be read after that
 }
 
-// Option configures [New].
-type Option func(*Verifier) error
-
-// WithIssuer has tokens refused that are not of this issuer ("iss"). The auth
-// server puts its own base URL there.
-func WithIssuer(issuer string) Option {
-	return func(v *Verifier) error {
-		if issuer == "" {
-			return errors.New("jwks: WithIssuer: empty")
-		}
-		v.issuer = issuer
-		return nil
-	}
-}
-
-// WithAudience has tokens refused that are not for this audience ("aud"). The
-// auth server's are for "manacore".
-func WithAudience(audience string) Option {
-	return func(v *Verifier) error {
-		if audience == "" {
-			return errors.New("jwks: WithAudience: empty")
-		}
-		v.audience = audience
-		return nil
-	}
-}
-
-// WithHTTPClient sets the client that fetches the keys, for its transport.
-// Redirects are not followed whatever it says, and no fetch takes longer than
-// 5 s. The client itself is not modified.
-func WithHTTPClient(client *http.Client) Option {
-	return func(v *Verifier) error {
-		if client == nil {
-			return errors.New("jwks: WithHTTPClient: no client")
-		}
-		v.client = client
-		return nil
-	}
-}
-
 // New makes a Verifier for the auth server at authURL, as in
 // [session.WithAuthURL], and begins to fetch its keys. It does not wait for
 // them, so it works while the server is away.
 func New(authURL string, opts ...Option) (*Verifier, error) {
-	u, err := url.Parse(authURL)
-	switch {
-	case err != nil:
-		return nil, errors.New("jwks: New: not a URL") // err quotes it
-	case u.Scheme != "http" && u.Scheme != "https", u.Host == "":
-		return nil, fmt.Errorf("jwks: New: want http://host or https://host, not %q", u.Redacted())
-	case u.User != nil, u.RawQuery != "", u.Fragment != "":
-		return nil, errors.New("jwks: New: no user, query or fragment, please")
+	if err := checkURL(authURL); err != nil {
+		return nil, err
 	}
 	v := &Verifier{
-		url: strings.TrimRight(authURL, "/") + path,
-		// Fetches are too rare for connections to be kept.
-		client: &http.Client{Transport: &http.Transport{
-			DisableKeepAlives: true, ForceAttemptHTTP2: true, MaxResponseHeaderBytes: 64 << 10,
-		}},
+		url:    strings.TrimRight(authURL, "/") + path,
+		client: &http.Client{},
 		// No other algorithm, so that neither "none" nor the public key as a
 		// shared secret passes; and no look at the times, which are the
 		// session's business.
@@ -165,6 +119,9 @@ func New(authURL string, opts ...Option) (*Verifier, error) {
 	}
 	own := *v.client
 	own.Jar = nil
+	if own.Transport == nil {
+		own.Transport = defaultTransport()
+	}
 	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	v.client = &own
 	v.ctx, v.cancel = context.WithCancel(context.Background())
@@ -201,6 +158,10 @@ type claims struct {
 func (v *Verifier) Verify(ctx context.Context, token string) error {
 	var c claims
 	_, err := v.parser.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) {
+		// Extensions that must be understood (RFC 7515, 4.1.11): none is.
+		if _, ok := t.Header["crit"]; ok {
+			return nil, errors.New("it has extensions that must be understood")
+		}
 		kid, _ := t.Header["kid"].(string)
 		if kid == "" {
 			return nil, errors.New("it names no key")
@@ -227,26 +188,29 @@ var errUnknownKey = errors.New("signed with a key that the auth server does not 
 func (v *Verifier) key(ctx context.Context, kid string) (ed25519.PublicKey, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	since := -1
+	asked, since := v.begun, -1
 	for {
-		if key, ok := v.keys[kid]; ok {
-			if time.Since(v.fetchedAt) > maxAge && v.mayFetch() {
-				v.fetchKeys()
-			}
-			return key, nil
-		}
-		if since < 0 {
-			since = v.firstAsked(kid)
-		}
-		if v.succeeded > since && time.Since(v.fetchedAt) < unknownFor {
-			return nil, errUnknownKey
+		key, known := v.keys[kid]
+		if known && age(v.fetchedAt) > maxAge && v.mayFetch() {
+			v.fetchKeys()
 		}
 		f := v.current
-		if f == nil && v.mayFetch() {
-			f = v.fetchKeys()
+		if known && (f == nil || age(v.triedAt) <= maxIdle) {
+			return key, nil
 		}
-		if f == nil {
-			return nil, fmt.Errorf("%w: a key that is not known yet, and keys were asked for a moment ago", session.ErrAuthUnavailable)
+		if !known {
+			if since < 0 {
+				since = min(asked, v.firstAsked(kid))
+			}
+			if v.succeeded > since && time.Since(v.fetchedAt) < unknownFor {
+				return nil, errUnknownKey
+			}
+			if f == nil && v.mayFetch() {
+				f = v.fetchKeys()
+			}
+			if f == nil {
+				return nil, fmt.Errorf("%w: a key that is not known yet, and keys were asked for a moment ago", session.ErrAuthUnavailable)
+			}
 		}
 		v.mu.Unlock()
 		select {
@@ -257,10 +221,17 @@ func (v *Verifier) key(ctx context.Context, kid string) (ed25519.PublicKey, erro
 		switch {
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
-		case f.err != nil:
+		case f.err != nil && !known:
 			return nil, fmt.Errorf("%w: no keys: %w", session.ErrAuthUnavailable, f.err)
 		}
 	}
+}
+
+// age is the time since t by whichever clock says more: the monotonic one stands
+// still while the machine is suspended.
+func age(t time.Time) time.Duration {
+	now := time.Now()
+	return max(now.Sub(t), now.Round(0).Sub(t.Round(0)))
 }
 
 // firstAsked returns how many fetches had begun when a token first named an
@@ -296,70 +267,20 @@ func (v *Verifier) fetchKeys() *fetch {
 	v.fetching.Go(func() {
 		ctx, cancel := context.WithTimeout(v.ctx, fetchTimeout)
 		defer cancel()
-		keys, err := v.get(ctx)
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		if err == nil {
-			v.keys, v.fetchedAt, v.succeeded = keys, time.Now(), f.number
-		}
-		f.err = err
-		v.current = nil
-		close(f.done)
+		var keys map[string]ed25519.PublicKey
+		err := errors.New("the fetch was abandoned") // by runtime.Goexit in a transport
+		defer func() {
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			v.triedAt = time.Now()
+			if err == nil {
+				v.keys, v.fetchedAt, v.succeeded = keys, v.triedAt, f.number
+			}
+			f.err = err
+			v.current = nil
+			close(f.done)
+		}()
+		keys, err = v.get(ctx)
 	})
 	return f
-}
-
-// get asks the auth server for its keys. None are an error.
-func (v *Verifier) get(ctx context.Context) (map[string]ed25519.PublicKey, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, v.url, nil)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("User-Agent", userAgent)
-	resp, err := v.client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("the auth server answered %d", resp.StatusCode)
-	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
-	switch {
-	case err != nil:
-		return nil, err
-	case len(body) > maxBody:
-		return nil, fmt.Errorf("the answer is larger than %d bytes", maxBody)
-	}
-	return parse(body)
-}
-
-// parse reads the Ed25519 keys of a key set and passes over all else.
-func parse(body []byte) (map[string]ed25519.PublicKey, error) {
-	var set struct {
-		Keys []json.RawMessage `json:"keys"`
-	}
-	if json.Unmarshal(body, &set) != nil {
-		return nil, errors.New("the answer is not a key set")
-	}
-	keys := make(map[string]ed25519.PublicKey)
-	for _, raw := range set.Keys {
-		var m jwkset.JWKMarshal
-		if json.Unmarshal(raw, &m) != nil || m.KID == "" || m.CRV != jwkset.CrvEd25519 {
-			continue
-		}
-		// Only what makes the key: certificates and where to find them are not
-		// looked at.
-		jwk, err := jwkset.NewJWKFromMarshal(jwkset.JWKMarshal{
-			KTY: m.KTY, CRV: m.CRV, X: m.X, KID: m.KID, ALG: m.ALG, USE: m.USE,
-		}, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
-		if key, ok := jwk.Key().(ed25519.PublicKey); err == nil && ok {
-			keys[m.KID] = key
-		}
-	}
-	if len(keys) == 0 {
-		return nil, errors.New("the key set has no Ed25519 key")
-	}
-	return keys, nil
 }

@@ -2,27 +2,21 @@ package jwks_test
 
 import (
 	"bytes"
-	"context"
 	"crypto/ed25519"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net/http"
+	"maps"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/mana/session"
 	"github.com/mana/session/jwks"
@@ -293,440 +287,6 @@ func TestIssuerAndAudienceAreCheckedOnRequest(t *testing.T) {
 	})
 }
 
-func TestRotatedKeyIsFetchedWhenATokenNamesIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		auth := newAuth(t)
-		b := newBot(t, auth, newVerifier(t, auth))
-		before := auth.MintToken(email, time.Now().Add(time.Hour))
-		b.put(t, before, "{}")
-		_, err := b.Token(t.Context(), alice)
-		require.NoError(t, err)
-		auth.RotateSigningKey()
-		after := auth.MintToken(email, time.Now().Add(time.Hour))
-		b.put(t, after, "{}")
-		token, err := b.Token(t.Context(), alice)
-		require.NoError(t, err)
-		require.Equal(t, after, token)
-		b.put(t, before, "{}")
-		_, err = b.Token(t.Context(), alice)
-		require.NoError(t, err, "the old key is in the set still")
-		require.Equal(t, 2, auth.Calls(sessiontest.Keys))
-	})
-}
-
-// keySet is a key set as the auth server answers it.
-func keySet(keys ...object) sessiontest.Fault { return sessiontest.JSON(object{"keys": keys}) }
-
-func TestKeyThatWasWithdrawnIsForgottenWithinTheHour(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		auth := newAuth(t)
-		v := newVerifier(t, auth)
-		token := auth.MintToken(email, time.Now().Add(time.Hour))
-		require.NoError(t, v.Verify(t.Context(), token))
-		public, _, err := ed25519.GenerateKey(rand.Reader)
-		require.NoError(t, err)
-		withdrawn := keySet(object{"alg": "EdDSA", "crv": "Ed25519", "kty": "OKP", "kid": "new", "x": base64.RawURLEncoding.EncodeToString(public)})
-		auth.Inject(sessiontest.Keys, -1, func(w http.ResponseWriter, r *http.Request, _ http.HandlerFunc) {
-			sessiontest.Delay(time.Second)(w, r, func(w http.ResponseWriter, r *http.Request) { withdrawn(w, r, nil) })
-		})
-		time.Sleep(59 * time.Minute)
-		require.NoError(t, v.Verify(t.Context(), token))
-		require.Equal(t, 1, auth.Calls(sessiontest.Keys))
-		time.Sleep(2 * time.Minute)
-		for range 10 {
-			require.NoError(t, v.Verify(t.Context(), token), "nobody waits for the fetch")
-		}
-		time.Sleep(10 * time.Second)
-		require.Equal(t, 2, auth.Calls(sessiontest.Keys))
-		err = v.Verify(t.Context(), token)
-		require.Error(t, err)
-		require.NotErrorIs(t, err, session.ErrAuthUnavailable)
-	})
-}
-
-func TestKeysAreKeptWhateverTheServerAnswers(t *testing.T) {
-	for name, fault := range map[string]func(*sessiontest.AuthServer) sessiontest.Fault{
-		"an empty set": func(*sessiontest.AuthServer) sessiontest.Fault { return keySet() },
-		"no set":       func(*sessiontest.AuthServer) sessiontest.Fault { return sessiontest.JSON(object{}) },
-		"a list":       func(*sessiontest.AuthServer) sessiontest.Fault { return sessiontest.JSON([]int{1}) },
-		"no usable key": func(*sessiontest.AuthServer) sessiontest.Fault {
-			return keySet(object{"kty": "RSA", "kid": "a", "n": "AQAB", "e": "AQAB"}, object{"kty": "OKP", "crv": "Ed25519", "kid": "b", "x": "c2hvcnQ"}, object{"kty": "OKP", "crv": "Ed25519", "x": 7}, object{"kid": 7})
-		},
-		"500":             func(*sessiontest.AuthServer) sessiontest.Fault { return sessiontest.Status(500, "down") },
-		"204":             func(*sessiontest.AuthServer) sessiontest.Fault { return sessiontest.Raw(204, "", "") },
-		"HTML":            func(*sessiontest.AuthServer) sessiontest.Fault { return sessiontest.HTML() },
-		"a reset":         func(*sessiontest.AuthServer) sessiontest.Fault { return sessiontest.Reset() },
-		"half an answer":  func(*sessiontest.AuthServer) sessiontest.Fault { return sessiontest.CutBody(20) },
-		"truncated":       func(*sessiontest.AuthServer) sessiontest.Fault { return sessiontest.TruncateJSON(20) },
-		"nothing":         func(a *sessiontest.AuthServer) sessiontest.Fault { return a.Hang() },
-		"a byte a second": func(*sessiontest.AuthServer) sessiontest.Fault { return sessiontest.Trickle(time.Second) },
-		"2 GB":            func(*sessiontest.AuthServer) sessiontest.Fault { return sessiontest.Oversize(2 << 30) },
-		"a gzip bomb":     func(*sessiontest.AuthServer) sessiontest.Fault { return sessiontest.GzipBomb(64 << 20) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				auth := newAuth(t)
-				v := newVerifier(t, auth)
-				b := newBot(t, auth, v)
-				known := auth.MintToken(email, time.Now().Add(10*time.Hour))
-				require.NoError(t, v.Verify(t.Context(), known))
-				auth.RotateSigningKey()
-				rotated := auth.MintToken(email, time.Now().Add(10*time.Hour))
-				b.put(t, rotated, "{}")
-				record := b.stored(t)
-
-				auth.Inject(sessiontest.Keys, -1, fault(auth))
-				_, err := b.Token(t.Context(), alice)
-				require.ErrorIs(t, err, session.ErrAuthUnavailable)
-				require.Equal(t, record, b.stored(t))
-				time.Sleep(2 * time.Hour)
-				require.NoError(t, v.Verify(t.Context(), known))
-				synctest.Wait()
-				require.NoError(t, v.Verify(t.Context(), known))
-
-				auth.ClearFaults()
-				time.Sleep(10 * time.Second) // a fetch under way ends, another may begin
-				token, err := b.Token(t.Context(), alice)
-				require.NoError(t, err)
-				require.Equal(t, rotated, token)
-			})
-		})
-	}
-}
-
-func TestBrokenDatabaseOfTheAuthServerCostsNoSession(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		auth := newAuth(t)
-		b := newBot(t, auth, newVerifier(t, auth))
-		_, err := b.Login(t.Context(), alice, email, password)
-		require.NoError(t, err)
-		auth.BreakDatabase(true)
-		time.Sleep(2 * time.Hour) // the keys are old, the token is dead
-		for range 3 {
-			_, err = b.Token(t.Context(), alice)
-			require.ErrorIs(t, err, session.ErrAuthUnavailable)
-			time.Sleep(time.Minute)
-		}
-		auth.BreakDatabase(false)
-		_, err = b.Token(t.Context(), alice)
-		require.NoError(t, err)
-	})
-}
-
-func TestKeysThatAreAwayAtTheStartAreFetchedLater(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		auth := newAuth(t)
-		auth.Inject(sessiontest.Keys, -1, sessiontest.Reset())
-		b := newBot(t, auth, newVerifier(t, auth))
-		token := auth.MintToken(email, time.Now().Add(time.Hour))
-		b.put(t, token, `{"k":1}`)
-		auth.Link(alice, email)
-		record := b.stored(t)
-		for range 30 {
-			_, err := b.Token(t.Context(), alice)
-			require.ErrorIs(t, err, session.ErrAuthUnavailable)
-			time.Sleep(time.Second)
-		}
-		require.Equal(t, record, b.stored(t))
-		require.Zero(t, auth.Calls(sessiontest.LinkFetch))
-		require.LessOrEqual(t, auth.Calls(sessiontest.Keys), 1+3+30/5)
-		auth.ClearFaults()
-		time.Sleep(5 * time.Second)
-		got, err := b.Token(t.Context(), alice)
-		require.NoError(t, err)
-		require.Equal(t, token, got)
-	})
-}
-
-func TestFloodOfUnknownKeysIsBoundedAndDecidedAllTheSame(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		auth := newAuth(t)
-		v := newVerifier(t, auth)
-		good := auth.MintToken(email, time.Now().Add(time.Hour))
-		_, private, err := ed25519.GenerateKey(rand.Reader)
-		require.NoError(t, err)
-		garbage := func(kid string) string {
-			return forge(object{"alg": "EdDSA", "kid": kid}, object{"sub": "admin"}, func(signed []byte) []byte { return ed25519.Sign(private, signed) })
-		}
-		require.NoError(t, v.Verify(t.Context(), good))
-		auth.ResetCalls()
-		refused, undecided := 0, 0
-		count := func(err error) {
-			require.Error(t, err)
-			if errors.Is(err, session.ErrAuthUnavailable) {
-				undecided++
-			} else {
-				refused++
-			}
-		}
-		const seconds = 60
-		for second := range seconds {
-			for i := range 100 {
-				count(v.Verify(t.Context(), garbage(fmt.Sprintf("%d/%d", second, i))))
-			}
-			count(v.Verify(t.Context(), garbage(strings.Repeat("x", 1<<20))))
-			require.NoError(t, v.Verify(t.Context(), good))
-			time.Sleep(time.Second)
-		}
-		require.LessOrEqual(t, auth.Calls(sessiontest.Keys), 3+seconds/5+1)
-		require.NotZero(t, undecided)
-		require.NotZero(t, refused)
-
-		// One that keeps being asked about is decided by the next fetch, and
-		// stays so without another.
-		token := garbage("persistent")
-		eventual := func() error {
-			for range 10 {
-				if err := v.Verify(t.Context(), token); !errors.Is(err, session.ErrAuthUnavailable) {
-					return err
-				}
-				time.Sleep(time.Second)
-			}
-			return session.ErrAuthUnavailable
-		}
-		require.NotErrorIs(t, eventual(), session.ErrAuthUnavailable)
-		before := auth.Calls(sessiontest.Keys)
-		for range 100 {
-			err := v.Verify(t.Context(), token)
-			require.Error(t, err)
-			require.NotErrorIs(t, err, session.ErrAuthUnavailable)
-		}
-		require.Equal(t, before, auth.Calls(sessiontest.Keys))
-	})
-}
-
-// A key may be published between a fetch and the first token that names it.
-func TestUnknownKeyIsUndecidedUntilItHasBeenAskedFor(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		auth := newAuth(t)
-		v := newVerifier(t, auth)
-		synctest.Wait() // for the first fetch
-		for range 3 {   // uses up the burst
-			auth.RotateSigningKey()
-			require.NoError(t, v.Verify(t.Context(), auth.MintToken(email, time.Now().Add(time.Hour))))
-		}
-		auth.RotateSigningKey()
-		token := auth.MintToken(email, time.Now().Add(time.Hour))
-		require.ErrorIs(t, v.Verify(t.Context(), token), session.ErrAuthUnavailable)
-		time.Sleep(5 * time.Second)
-		require.NoError(t, v.Verify(t.Context(), token))
-	})
-}
-
-// Tokens may be signed with a key before everybody is shown it: by another node
-// of the auth server, or through a cache.
-func TestKeyThatIsPublishedLateIsFoundAllTheSame(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		auth := newAuth(t)
-		v := newVerifier(t, auth)
-		synctest.Wait() // for the first fetch
-		public, _, err := ed25519.GenerateKey(rand.Reader)
-		require.NoError(t, err)
-		auth.RotateSigningKey()
-		auth.Inject(sessiontest.Keys, 1, keySet(object{"crv": "Ed25519", "kty": "OKP", "kid": "old", "x": base64.RawURLEncoding.EncodeToString(public)}))
-		token := auth.MintToken(email, time.Now().Add(24*time.Hour))
-		err = v.Verify(t.Context(), token)
-		require.Error(t, err)
-		require.NotErrorIs(t, err, session.ErrAuthUnavailable)
-		time.Sleep(time.Minute)
-		require.NoError(t, v.Verify(t.Context(), token))
-	})
-}
-
-func TestManyWaitForOneFetch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		auth := newAuth(t)
-		auth.Inject(sessiontest.Keys, 1, sessiontest.Delay(300*time.Millisecond))
-		v := newVerifier(t, auth)
-		token := auth.MintToken(email, time.Now().Add(time.Hour))
-		var asking sync.WaitGroup
-		for range 100 {
-			asking.Go(func() {
-				if err := v.Verify(t.Context(), token); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-		defer cancel()
-		started := time.Now()
-		require.ErrorIs(t, v.Verify(ctx, token), context.DeadlineExceeded)
-		require.Equal(t, 100*time.Millisecond, time.Since(started), "each waits under their own context")
-		asking.Wait()
-		require.Equal(t, 1, auth.Calls(sessiontest.Keys))
-	})
-}
-
-// roundTripper is a function as an http.RoundTripper.
-type roundTripper func(*http.Request) (*http.Response, error)
-
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-func TestKeysInAnAnswerThatIsNoneAreNotTaken(t *testing.T) {
-	auth := newAuth(t)
-	token := auth.MintToken(email, time.Now().Add(time.Hour))
-	set := fmt.Sprintf(`{"keys":[{"alg":"EdDSA","crv":"Ed25519","kty":"OKP","kid":%q,"x":%q}]}`,
-		kidOf(t, token), base64.RawURLEncoding.EncodeToString(auth.PublicKey()))
-	for name, c := range map[string]struct {
-		status int
-		body   string
-		taken  bool
-	}{
-		"as it should be":    {200, set, true},
-		"just small enough":  {200, set + strings.Repeat(" ", 1<<20-len(set)), true},
-		"too large":          {200, set + strings.Repeat(" ", 1<<20-len(set)+1), false},
-		"beside an error":    {500, set, false},
-		"beside a redirect":  {302, set, false},
-		"cached by somebody": {203, set, false},
-		"followed by more":   {200, set + set, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			v := newVerifier(t, auth, jwks.WithHTTPClient(&http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
-				return &http.Response{StatusCode: c.status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(c.body)), Request: r}, nil
-			})}))
-			err := v.Verify(t.Context(), token)
-			if c.taken {
-				require.NoError(t, err)
-			} else {
-				require.ErrorIs(t, err, session.ErrAuthUnavailable)
-			}
-		})
-	}
-}
-
-// endless is a body without an end, which counts what is read of it.
-type endless struct{ read *atomic.Int64 }
-
-func (e endless) Read(b []byte) (int, error) {
-	if e.read.Add(int64(len(b))) > 64<<20 {
-		return 0, errors.New("read far too much")
-	}
-	return len(b), nil
-}
-
-func (endless) Close() error { return nil }
-
-func TestEndlessAnswerIsNotReadToItsEnd(t *testing.T) {
-	auth := newAuth(t)
-	var read atomic.Int64
-	v := newVerifier(t, auth, jwks.WithHTTPClient(&http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
-		read.Store(0)
-		return &http.Response{StatusCode: 200, Header: http.Header{}, Body: endless{&read}, Request: r}, nil
-	})}))
-	err := v.Verify(t.Context(), auth.MintToken(email, time.Now().Add(time.Hour)))
-	require.ErrorIs(t, err, session.ErrAuthUnavailable)
-	require.LessOrEqual(t, read.Load(), int64(1<<20+1))
-}
-
-func TestRedirectIsNotFollowed(t *testing.T) {
-	for _, status := range []int{301, 302, 303, 307, 308} {
-		t.Run(fmt.Sprint(status), func(t *testing.T) {
-			elsewhere := sessiontest.NewAuthServer(t) // whose keys sign the token
-			elsewhere.AddUser(email, password)
-			auth := sessiontest.NewAuthServer(t)
-			auth.Inject(sessiontest.Keys, -1, sessiontest.Redirect(status, elsewhere.URL+"/api/v1/auth/jwks"))
-			v, err := jwks.New(auth.URL)
-			require.NoError(t, err)
-			defer v.Close()
-			err = v.Verify(t.Context(), elsewhere.MintToken(email, time.Now().Add(time.Hour)))
-			require.ErrorIs(t, err, session.ErrAuthUnavailable)
-			require.Zero(t, elsewhere.Calls(sessiontest.Any))
-		})
-	}
-}
-
-func TestDefaultClientFetchesOverTheNetwork(t *testing.T) {
-	auth := sessiontest.NewAuthServer(t)
-	auth.AddUser(email, password)
-	v, err := jwks.New(auth.URL + "/")
-	require.NoError(t, err)
-	defer v.Close()
-	require.NoError(t, v.Verify(t.Context(), auth.MintToken(email, time.Now().Add(time.Hour))))
-	requests := auth.Requests()
-	require.Equal(t, "/api/v1/auth/jwks", requests[0].Path)
-	require.Empty(t, requests[0].Header.Get("Authorization"))
-}
-
-func TestClientThatIsBroughtStaysAsItIs(t *testing.T) {
-	auth := newAuth(t)
-	client := auth.Client()
-	newVerifier(t, auth, jwks.WithHTTPClient(client))
-	require.Nil(t, client.CheckRedirect)
-}
-
-func TestCloseLeavesNoGoroutineBehindAndTheKeysInPlace(t *testing.T) {
-	before := goleak.IgnoreCurrent()
-	auth := sessiontest.New()
-	auth.AddUser(email, password)
-	require.NoError(t, auth.Start())
-	v, err := jwks.New(auth.URL)
-	require.NoError(t, err)
-	token := auth.MintToken(email, time.Now().Add(time.Hour))
-	require.NoError(t, v.Verify(t.Context(), token))
-
-	arrived := make(chan struct{})
-	auth.Inject(sessiontest.Keys, 1, func(w http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
-		close(arrived)
-		auth.Hang()(w, r, answer)
-	})
-	auth.RotateSigningKey()
-	rotated := auth.MintToken(email, time.Now().Add(time.Hour))
-	asked := make(chan error, 1)
-	go func() { asked <- v.Verify(context.Background(), rotated) }()
-	<-arrived
-	require.NoError(t, v.Close())
-	require.ErrorIs(t, <-asked, session.ErrAuthUnavailable)
-	require.NoError(t, v.Close())
-
-	calls := auth.Calls(sessiontest.Keys)
-	require.NoError(t, v.Verify(t.Context(), token))
-	require.ErrorIs(t, v.Verify(t.Context(), rotated), session.ErrAuthUnavailable)
-	require.Equal(t, calls, auth.Calls(sessiontest.Keys))
-	auth.Close()
-	goleak.VerifyNone(t, before)
-}
-
-func TestCloseEndsAFetchWaitsForItAndBeginsNoOther(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		auth := newAuth(t)
-		fetches, ended := 0, false
-		v := newVerifier(t, auth, jwks.WithHTTPClient(&http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
-			fetches++
-			<-r.Context().Done()
-			time.Sleep(100 * time.Millisecond) // a transport that takes its time
-			ended = true
-			return nil, r.Context().Err()
-		})}))
-		synctest.Wait()
-		started := time.Now()
-		require.NoError(t, v.Close())
-		require.Equal(t, 100*time.Millisecond, time.Since(started))
-		require.True(t, ended)
-		require.ErrorIs(t, v.Verify(t.Context(), auth.MintToken(email, time.Now().Add(time.Hour))), session.ErrAuthUnavailable)
-		require.Equal(t, 1, fetches)
-	})
-}
-
-func TestNonsenseIsRefused(t *testing.T) {
-	for name, c := range map[string]struct {
-		url  string
-		opts []jwks.Option
-	}{
-		"no URL":              {url: "auth.example.com"},
-		"empty URL":           {url: ""},
-		"not even a URL":      {url: "http://["},
-		"URL with a password": {url: "https://me:secret@auth.example.com"},
-		"URL with a query":    {url: "https://auth.example.com?a=b"},
-		"no client":           {"http://auth.test", []jwks.Option{jwks.WithHTTPClient(nil)}},
-		"no issuer":           {"http://auth.test", []jwks.Option{jwks.WithIssuer("")}},
-		"no audience":         {"http://auth.test", []jwks.Option{jwks.WithAudience("")}},
-	} {
-		_, err := jwks.New(c.url, c.opts...)
-		require.ErrorContains(t, err, "jwks: ", name)
-		require.NotContains(t, err.Error(), "secret", name)
-	}
-}
-
 func FuzzVerify(f *testing.F) {
 	auth := newAuth(f)
 	v := newVerifier(f, auth)
@@ -746,47 +306,25 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
-func BenchmarkVerify(b *testing.B) {
-	auth := newAuth(b)
-	v := newVerifier(b, auth)
-	token := auth.MintToken(email, time.Now().Add(24*time.Hour))
-	if err := v.Verify(b.Context(), token); err != nil {
-		b.Fatal(err)
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := v.Verify(context.Background(), token); err != nil {
-			b.Fatal(err)
+func TestTokensWithExtensionsThatMustBeUnderstoodAreRefused(t *testing.T) {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	require.NoError(t, err)
+	synctest.Test(t, func(t *testing.T) {
+		auth := newAuth(t)
+		auth.Inject(sessiontest.Keys, -1, keySet(object{"alg": "EdDSA", "crv": "Ed25519", "kty": "OKP", "kid": "k", "x": base64.RawURLEncoding.EncodeToString(public)}))
+		v := newVerifier(t, auth)
+		token := func(more object) string {
+			header := object{"alg": "EdDSA", "kid": "k"}
+			maps.Copy(header, more)
+			return forge(header, object{"sub": "a"}, func(signed []byte) []byte { return ed25519.Sign(private, signed) })
 		}
-	}
-}
-
-// BenchmarkFill is that of the root module: Token when the near cache has to be
-// filled, less the store's round trip.
-func BenchmarkFill(b *testing.B) {
-	auth := newAuth(b)
-	for _, bench := range []struct {
-		name string
-		opts []session.Option
-	}{
-		{"unchecked", nil},
-		{"checked", []session.Option{session.WithTokenVerifier(newVerifier(b, auth).Verify)}},
-	} {
-		b.Run(bench.name, func(b *testing.B) {
-			store := session.NewMemoryStore()
-			defer store.Close()
-			bot{store: store}.put(b, auth.MintToken(email, time.Now().Add(24*time.Hour)), `{"list":"shopping"}`)
-			svc, err := session.New(append(bench.opts, session.WithStore(store), session.WithNearCache(0))...)
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer svc.Close()
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := svc.Token(context.Background(), alice); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
+		for _, more := range []object{nil, {"typ": "JWT"}, {"x": 1}, {"b64": true}} {
+			require.NoError(t, v.Verify(t.Context(), token(more)), more)
+		}
+		for _, crit := range []any{[]string{"exp"}, []string{"b64"}, []string{"x"}, []string{}, nil, "x", 7} {
+			err := v.Verify(t.Context(), token(object{"crit": crit, "x": 1, "b64": false, "exp": 1}))
+			require.Error(t, err, crit)
+			require.NotErrorIs(t, err, session.ErrAuthUnavailable)
+		}
+	})
 }
