@@ -99,7 +99,7 @@ func (s *Session) Token() string { return s.token.reveal() }
 // server before it returns, so it works while they are away. Options that make
 // no sense are errors.
 func New(opts ...Option) (*Service, error) {
-	var c config
+	c := newConfig()
 	if err := c.settle(opts); err != nil {
 		return nil, err
 	}
