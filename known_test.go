@@ -102,6 +102,7 @@ func TestLogoutMakesAUserUnknown(t *testing.T) {
 				defer h.MemoryStore.Close()
 				w := newWorld(t, h)
 				other := (&world{t: t, auth: w.auth, log: w.log, store: h.another()}).service()
+				synctest.Wait() // the feed runs
 				w.login(w.svc)
 				mustToken(t, w.svc, alice)
 				require.NoError(t, logout(w, other))
