@@ -103,8 +103,14 @@ func (n *nearCache) get(userID string, now time.Time) (e *nearEntry, believed, o
 }
 
 func (e *nearEntry) young(now time.Time, maxAge time.Duration) bool {
-	// By both clocks: see trust.
-	return now.Sub(e.readAt) < maxAge && uint64(now.UnixNano()-e.readAt.UnixNano()) < uint64(maxAge)
+	return within(now.Sub(e.readAt), time.Duration(now.UnixNano()-e.readAt.UnixNano()), maxAge)
+}
+
+// within reports whether what took so long by the monotonic and by the wall clock
+// is less than limit. The one stands still while the machine sleeps, the other
+// can be set back.
+func within(monotonic, wall, limit time.Duration) bool {
+	return monotonic < limit && wall >= 0 && wall < limit
 }
 
 // holds reports whether the user's entry has this token, and the record was not
