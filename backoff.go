@@ -114,9 +114,9 @@ func (a *attempts) claim(userID string, edit func(*attempt, time.Time) bool) (cl
 	if probe := last; !edit(&probe, time.Now()) {
 		return false
 	}
-	a.users.update(userID, func(last attempt) attempt {
+	a.users.edit(userID, func(last attempt, _ bool) (attempt, bool) {
 		claimed = edit(&last, time.Now())
-		return last
+		return last, claimed
 	})
 	return claimed
 }

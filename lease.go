@@ -47,7 +47,7 @@ func (r *refresher) lease(ctx context.Context, f *flight) (landing, error) {
 			return landing{}, r.tookTooLong(ctx, "lease")
 		}
 		if woken { // most likely by what is needed: no lease is needed to read it
-			asOf := f.event.now()
+			asOf := r.order.now()
 			snap, err := r.records.read(ctx, userID)
 			if err != nil || snap.login != nil && f.satisfied(snap.login) {
 				return landing{snap.login, asOf}, err
@@ -60,7 +60,7 @@ func (r *refresher) lease(ctx context.Context, f *flight) (landing, error) {
 func (r *refresher) tryLease(ctx context.Context, f *flight) (landed landing, note string, err error) {
 	brief, cancel := r.records.brief(ctx)
 	defer cancel()
-	asOf := f.event.now()
+	asOf := r.order.now()
 	lease, snap, err := r.records.acquire(brief, f.event.userID, f.owner, leaseTTL)
 	if err != nil {
 		if lease.Held {

@@ -289,6 +289,7 @@ func (s *Service) Refresh(ctx context.Context, userID, rejected string) (string,
 		return "", err
 	}
 	defer s.life.end()
+	begun := s.order.now()
 	done := func(string) {}
 	if l, err := s.known(ctx, userID); err == nil && l != nil && l.token.state(time.Now(), 0) != dead {
 		if l.token.raw.reveal() != rejected {
@@ -299,9 +300,7 @@ func (s *Service) Refresh(ctx context.Context, userID, rejected string) (string,
 			return rejected, nil
 		}
 	}
-	e := s.order.begin(userID, false)
-	defer e.end()
-	l, err := s.refresher.refresh(ctx, e, need{satisfied: func(l *login) bool {
+	l, err := s.refresher.refresh(ctx, userID, begun, need{satisfied: func(l *login) bool {
 		return l.token.raw.reveal() != rejected && l.token.state(time.Now(), 0) != dead
 	}})
 	if err != nil {

@@ -6,8 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/puzpuzpuz/xsync/v4"
 )
 
 // nearCache is the in-process copy of what the store said about each user, and
@@ -68,7 +66,7 @@ func (t *trust) holds(now time.Time) bool {
 
 func newNearCache(size int, ahead, ttl time.Duration) *nearCache {
 	n := &nearCache{
-		entries: newBounded[*nearEntry](size),
+		entries: newBounded[*nearEntry](size).weighing((*nearEntry).size, max(int64(size)*nearEntrySize, maxRecord)),
 		ahead:   ahead,
 		ttl:     ttl,
 		seed:    maphash.MakeSeed(),
@@ -100,6 +98,16 @@ func (n *nearCache) get(userID string, now time.Time) (e *nearEntry, believed, o
 	t := n.trust.Load()
 	believed = e.epoch == t.epoch && t.holds(now) && (t.maxAge == 0 || e.young(now, t.maxAge))
 	return e, believed, true
+}
+
+// nearEntrySize is what an entry may take on average, in bytes: the cache is
+// bounded by their sum as well as by their number.
+const nearEntrySize = 2 << 10
+
+// size is about what an entry takes, in bytes.
+func (e *nearEntry) size() int64 {
+	const fixed = 512 // the structs, and the map's own
+	return fixed + int64(len(e.login.stored.Value)+len(e.raw)+len(e.login.userID))
 }
 
 func (e *nearEntry) young(now time.Time, maxAge time.Duration) bool {
@@ -203,14 +211,16 @@ func (n *nearCache) wrote(t ticket, l *login, at time.Time) {
 // those who wait for a change.
 func (n *nearCache) markStale(userID string) {
 	n.stripe(userID).notices.Add(1) // before the change: see fill
-	n.entries.m.Compute(userID, func(e *nearEntry, loaded bool) (*nearEntry, xsync.ComputeOp) {
-		if !loaded || e.epoch == stale {
-			return e, xsync.CancelOp
-		}
-		marked := *e
-		marked.epoch = stale
-		return &marked, xsync.UpdateOp
-	})
+	if e, ok := n.entries.load(userID); ok && e.epoch != stale {
+		n.entries.edit(userID, func(e *nearEntry, loaded bool) (*nearEntry, bool) {
+			if !loaded || e.epoch == stale {
+				return e, false
+			}
+			marked := *e
+			marked.epoch = stale
+			return &marked, true
+		})
+	}
 	if n.waiting.Load() > 0 {
 		n.wake(userID)
 	}
@@ -315,63 +325,4 @@ func (n *nearCache) wake(userID string) {
 // believing reports whether a watcher vouches for entries just now.
 func (n *nearCache) believing(now time.Time) bool {
 	return n.trust.Load().holds(now)
-}
-
-// bounded is a concurrent map by user ID that stays near a maximum size by
-// dropping arbitrary entries. 0 keeps nothing.
-type bounded[V any] struct {
-	m   *xsync.Map[string, V]
-	max int
-}
-
-func newBounded[V any](size int) *bounded[V] {
-	return &bounded[V]{xsync.NewMap[string, V](), size}
-}
-
-func (b *bounded[V]) load(userID string) (V, bool) { return b.m.Load(userID) }
-func (b *bounded[V]) remove(userID string)         { b.m.Delete(userID) }
-func (b *bounded[V]) store(userID string, v V)     { b.storeIf(userID, v, func() bool { return true }) }
-
-// storeIf stores v if ok holds while nobody else can change the entry.
-func (b *bounded[V]) storeIf(userID string, v V, ok func() bool) {
-	if b.max <= 0 {
-		return
-	}
-	if b.m.Size() >= b.max {
-		b.shrink()
-	}
-	b.m.Compute(userID, func(old V, _ bool) (V, xsync.ComputeOp) {
-		if !ok() {
-			return old, xsync.CancelOp
-		}
-		return v, xsync.UpdateOp
-	})
-}
-
-// update stores what edit makes of the present value, or of none.
-func (b *bounded[V]) update(userID string, edit func(V) V) {
-	if b.max <= 0 {
-		return
-	}
-	if b.m.Size() >= b.max {
-		b.shrink()
-	}
-	b.m.Compute(userID, func(old V, _ bool) (V, xsync.ComputeOp) { return edit(old), xsync.UpdateOp })
-}
-
-// shrink drops a sixteenth of the entries from a random place on, so that the
-// cost of walking the map is spread over as many stores.
-func (b *bounded[V]) shrink() {
-	drop := max(1, b.max/16)
-	skip := rand.IntN(max(1, b.max-drop))
-	for userID := range b.m.AllRelaxed() {
-		if skip > 0 {
-			skip--
-			continue
-		}
-		b.m.Delete(userID)
-		if drop--; drop == 0 {
-			return
-		}
-	}
 }

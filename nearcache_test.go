@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -148,4 +149,28 @@ func TestRefreshAheadIsSpreadPerToken(t *testing.T) {
 		seen[ahead.Truncate(time.Second)] = true
 	}
 	require.Greater(t, len(seen), 20)
+}
+
+func TestNearCacheIsBoundedByBytes(t *testing.T) {
+	const size = 1000
+	n := newNearCache(size, 0, 0)
+	n.Trust(time.Time{}, 0)
+	fill := func(i, bytes int) {
+		l := nearLogin(fmt.Sprintf("@user%d:h", i), time.Now().Add(time.Hour))
+		l.stored.Value = strings.Repeat("x", bytes)
+		n.fill(n.ticket(l.userID), l, time.Now())
+	}
+	for i := range size {
+		fill(i, 100)
+	}
+	require.Equal(t, size, n.entries.m.Size(), "small ones fit by number")
+	for i := range size {
+		fill(i, 1<<20)
+	}
+	require.LessOrEqual(t, n.entries.weight.Load(), int64(size*nearEntrySize))
+	require.NotZero(t, n.entries.m.Size())
+	for i := range size {
+		n.remove(fmt.Sprintf("@user%d:h", i))
+	}
+	require.Zero(t, n.entries.weight.Load(), "what is gone weighs nothing")
 }

@@ -19,8 +19,10 @@ import (
 // errOvertaken says that a later login or logout makes an event void.
 var errOvertaken = errors.New("session: overtaken by a later login or logout")
 
-// order holds the order of each user for whom something is going on.
+// order gives out the places, and holds the order of each user for whom something
+// is going on.
 type order struct {
+	last   atomic.Uint64 // the place drawn last
 	seed   maphash.Seed
 	shards [64]orderShard
 }
@@ -39,7 +41,6 @@ type userOrder struct {
 	turn, linking chan struct{}
 
 	mu      sync.Mutex
-	last    uint64 // the place drawn last; guarded by mu
 	claimed uint64 // the place of the newest login or logout that counts; guarded by mu
 	writer  *event // that has the turn; guarded by mu
 }
@@ -47,6 +48,7 @@ type userOrder struct {
 // event is something that happens to a user.
 type event struct {
 	userID  string
+	order   *order
 	shard   *orderShard
 	user    *userOrder
 	decides bool // a login or logout, as opposed to a refresh
@@ -77,10 +79,11 @@ func (o *order) begin(userID string, decides bool) *event {
 	user.events++
 	shard.mu.Unlock()
 
-	e := &event{userID: userID, shard: shard, user: user, decides: decides}
-	e.place = e.now()
-	return e
+	return &event{userID: userID, order: o, shard: shard, user: user, decides: decides, place: o.now()}
 }
+
+// now draws the next place: what begins later has a higher one.
+func (o *order) now() uint64 { return o.last.Add(1) }
 
 // another returns an event that takes the place of e. It ends by itself.
 func (e *event) another() *event {
@@ -89,7 +92,7 @@ func (e *event) another() *event {
 	e.shard.mu.Unlock()
 	e.user.mu.Lock()
 	defer e.user.mu.Unlock()
-	return &event{userID: e.userID, shard: e.shard, user: e.user, decides: e.decides, place: e.place, answered: true}
+	return &event{userID: e.userID, order: e.order, shard: e.shard, user: e.user, decides: e.decides, place: e.place, answered: true}
 }
 
 // end lets go of the user's order, which is forgotten with its last event.
@@ -99,14 +102,6 @@ func (e *event) end() {
 	if e.user.events--; e.user.events == 0 {
 		delete(e.shard.users, e.userID)
 	}
-}
-
-// now draws the next place: what begins later has a higher one.
-func (e *event) now() uint64 {
-	e.user.mu.Lock()
-	defer e.user.mu.Unlock()
-	e.user.last++
-	return e.user.last
 }
 
 // answer says that nobody waits for e any more: it is not to count after what
@@ -133,8 +128,8 @@ func (e *event) claimLocked() bool {
 	if e.overtakenLocked() {
 		return false
 	}
-	e.user.last++
-	e.place, e.user.claimed = e.user.last, e.user.last
+	e.place = e.order.now()
+	e.user.claimed = e.place
 	if w := e.user.writer; w != nil && w != e && (!w.decides || w.answered) {
 		w.cancel(errOvertaken)
 	}

@@ -73,7 +73,7 @@ func (s *Service) storedOver(ctx context.Context, userID string, waiting *pendin
 func (r *refresher) withoutStore(ctx context.Context, f *flight, cause error) (landing, error) {
 	userID := f.event.userID
 	waiting := r.outbox.of(userID)
-	asOf := f.event.now()
+	asOf := r.order.now()
 	base := r.lastKnown(userID)
 	switch {
 	case waiting.isLogout():
@@ -137,7 +137,7 @@ func (r *refresher) commitLater(f *flight, got refreshed, merged *login, cause e
 		userID: f.event.userID, login: merged, since: merged.began(),
 		base: got.base, spent: got.spent, owner: f.owner,
 	}
-	asOf := f.event.now()
+	asOf := r.order.now()
 	if r.outbox.put(f.event, p, nil) {
 		f.keepsLease = true
 		r.outbox.start()

@@ -82,15 +82,14 @@ const maxFlights = 8
 // refresh returns a session as needed, from the store if another process put it
 // there meanwhile, from the auth server otherwise. All callers for a user share
 // one flight, which belongs to the Service: a caller who gives up leaves it to
-// the others. e is the caller's place in the user's order: what a flight saw
-// before that is not good enough.
-func (r *refresher) refresh(ctx context.Context, e *event, n need) (*login, error) {
-	begun := e.now()
+// the others. begun is the caller's place in the order: what a flight saw before
+// that is not good enough.
+func (r *refresher) refresh(ctx context.Context, userID string, begun uint64, n need) (*login, error) {
 	for flights := 1; ; flights++ {
 		led := false
-		landed := r.flights.DoChan(e.userID, func() (any, error) {
+		landed := r.flights.DoChan(userID, func() (any, error) {
 			led = true
-			return r.fly(ctx, e.userID, n)
+			return r.fly(ctx, userID, n)
 		})
 		select {
 		case <-ctx.Done():
@@ -228,11 +227,11 @@ func (r *refresher) commit(ctx context.Context, f *flight, got refreshed) (landi
 		r.logger.Warn("session: the token is of another account, starting a new session", "user", f.event.userID)
 	}
 	for {
-		asOf := f.event.now()
+		asOf := r.order.now()
 		saved, err := r.records.save(writing, f.owner, old, merged)
 		var now snapshot
 		if errors.Is(err, ErrConflict) {
-			asOf = f.event.now()
+			asOf = r.order.now()
 			now, err = r.records.readLogout(writing, f.event.userID)
 			if err == nil {
 				if merged = got.over(now.login); merged == nil {
@@ -292,7 +291,7 @@ func (r *refresher) end(ctx context.Context, f *flight) (landing, error) {
 	case !errors.Is(err, ErrConflict):
 		return landing{}, err
 	}
-	asOf := f.event.now()
+	asOf := r.order.now()
 	now, err := r.records.read(writing, f.event.userID)
 	if err == nil && now.login != nil && f.satisfied(now.login) {
 		return landing{now.login, asOf}, nil

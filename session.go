@@ -54,8 +54,9 @@ import (
 // return [ErrClosed] after Close, [ErrInvalidUserID] for what is not a Matrix
 // user ID, and the context's error when it ends first.
 type Service struct {
+	near  *nearCache // for the hit; whatever else goes by way of records
+	count counters
 	settings
-	near       *nearCache // for the hit; whatever else goes by way of records
 	records    *records
 	outbox     *outbox
 	order      *order
@@ -63,7 +64,6 @@ type Service struct {
 	auth       *authClient
 	loginLimit *loginLimit
 	logger     *slog.Logger
-	count      *counters
 	life       *lifetime
 	probes     probes
 }
@@ -106,7 +106,8 @@ func New(opts ...Option) (*Service, error) {
 	if len(c.codec.keys) > 0 && !c.codec.seals {
 		c.logger.Warn("session: records are written in plain text: WithEncryption has no current key")
 	}
-	count, life, order, clock := new(counters), newLifetime(), newOrder(), new(clock)
+	s := new(Service)
+	count, life, order, clock := &s.count, newLifetime(), newOrder(), new(clock)
 	near := newNearCache(c.nearCache, c.ahead, c.sessionTTL)
 	auth := newAuthClient(c, newComponent(), c.logger)
 	records := newRecords(c, near, count, life)
@@ -120,18 +121,16 @@ func New(opts ...Option) (*Service, error) {
 		storageMode: c.storageMode,
 		closers:     c.closers,
 	}
-	s := &Service{
-		settings: set, near: near, records: records, outbox: outbox, order: order, auth: auth,
-		loginLimit: newLoginLimit(c.loginBurst, c.loginEvery, maxRemembered),
-		logger:     c.logger, count: count, life: life,
-		refresher: &refresher{
-			settings: set, records: records, outbox: outbox, order: order, auth: auth,
-			clock: clock, count: count, logger: c.logger, life: life,
-			unlinked: newBounded[time.Time](maxRemembered),
-			attempts: newAttempts(maxRemembered),
-			replaced: newReplaceLimit(maxRemembered),
-			aheads:   make(chan struct{}, maxAheads),
-		},
+	s.settings, s.near, s.records, s.outbox, s.order, s.auth = set, near, records, outbox, order, auth
+	s.logger, s.life = c.logger, life
+	s.loginLimit = newLoginLimit(c.loginBurst, c.loginEvery, maxRemembered)
+	s.refresher = &refresher{
+		settings: set, records: records, outbox: outbox, order: order, auth: auth,
+		clock: clock, count: count, logger: c.logger, life: life,
+		unlinked: newBounded[time.Time](maxRemembered),
+		attempts: newAttempts(maxRemembered),
+		replaced: newReplaceLimit(maxRemembered),
+		aheads:   make(chan struct{}, maxAheads),
 	}
 	outbox.forget = s.forget
 	if watcher, ok := c.store.(Watcher); ok && c.nearCache > 0 {

@@ -97,7 +97,7 @@ func (c *counters) failed(err error) {
 // be read (with the counters filled in all the same) and ErrClosed. Safe for
 // concurrent use.
 func (s *Service) Stats(ctx context.Context) (Stats, error) {
-	c := s.count
+	c := &s.count
 	stats := Stats{
 		StorageMode:       s.storageMode,
 		SSOLinkEnabled:    s.linkEnabled,

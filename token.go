@@ -53,8 +53,7 @@ func (s *Service) Token(ctx context.Context, userID string) (string, error) {
 // usable returns the user's session with a token that may be handed out: the
 // hit, the refresh ahead, the miss and the outage, in that order.
 func (s *Service) usable(ctx context.Context, userID string) (*login, error) {
-	e := s.order.begin(userID, false)
-	defer e.end()
+	begun := s.order.now()
 	l, believed, err := s.find(ctx, userID)
 	if err != nil {
 		return nil, err
@@ -81,7 +80,7 @@ func (s *Service) usable(ctx context.Context, userID string) (*login, error) {
 	if l == nil && s.refresher.isUnlinked(userID) {
 		return nil, fmt.Errorf("%w: no link", ErrNotLoggedIn)
 	}
-	return s.refresher.refresh(ctx, e, need{satisfied: func(l *login) bool {
+	return s.refresher.refresh(ctx, userID, begun, need{satisfied: func(l *login) bool {
 		return l.token.state(time.Now(), 0) != dead
 	}})
 }
@@ -136,9 +135,7 @@ func (r *refresher) refreshAhead(ctx context.Context, l *login) {
 	go func() {
 		defer r.life.end()
 		defer func() { <-r.aheads }()
-		e := r.order.begin(l.userID, false)
-		defer e.end()
-		next, err := r.refresh(context.WithoutCancel(ctx), e, need{ahead: true, satisfied: func(now *login) bool {
+		next, err := r.refresh(context.WithoutCancel(ctx), l.userID, r.order.now(), need{ahead: true, satisfied: func(now *login) bool {
 			return !now.token.raw.equal(l.token.raw) && now.token.state(time.Now(), 0) != dead
 		}})
 		if err != nil {
