@@ -48,13 +48,15 @@ func TestRedisStoreConformsOnMiniredis(t *testing.T) {
 }
 
 func TestRedisStoreConforms(t *testing.T) {
-	server := redistest.Start(t)
+	server := redistest.Start(t, redistest.WithConfig("maxmemory-policy", "noeviction"))
 	for _, prefix := range []string{"bot:session:", "sess", "with-", "{bots}:session:", "{bots}", "odd*[?]\\:"} {
 		t.Run(prefix, func(t *testing.T) {
 			storetest.Run(t, func(t *testing.T) session.Store {
 				server.MustDo("FLUSHALL")
 				return newRedisStore(t, newClient(t, server.Addr), session.WithKeyPrefix(prefix))
-			})
+			}, storetest.WithFull(func(full bool) {
+				server.MustDo("CONFIG", "SET", "maxmemory", map[bool]string{true: "1", false: "0"}[full])
+			}))
 		})
 	}
 }
