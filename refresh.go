@@ -165,7 +165,7 @@ func (s *Service) mint(ctx context.Context, userID string, base snapshot) (*logi
 		case errors.Is(err, errNotLinked) && l == nil:
 			s.unlinked.store(userID, time.Now().Add(noLinkFor))
 			return nil, fmt.Errorf("%w: %w", ErrNotLoggedIn, err)
-		case errors.Is(err, errNotLinked), errors.Is(err, ErrServiceKeyRejected), isRefused(err):
+		case errors.Is(err, errNotLinked), errors.Is(err, ErrServiceKeyRejected), isRefused(err), errors.Is(err, errPaused):
 			linkErr = err // the refresh token may still do
 		default:
 			return nil, err
@@ -187,14 +187,14 @@ func (s *Service) mint(ctx context.Context, userID string, base snapshot) (*logi
 		if s.ctx.Err() != nil {
 			return nil, ErrClosed
 		}
-		g, err := s.auth.refresh(context.WithoutCancel(ctx), l.refresh)
+		g, err := s.auth.refresh(context.WithoutCancel(ctx), l.refresh, turnPatience)
 		switch {
 		case err == nil:
 			s.count.byToken.Add(1)
 			next := s.granted(userID, g)
-			if !next.token.readable {
+			if err := g.usable(); err != nil {
 				next.token = l.token // and the successor of the refresh token
-				return next, &AuthError{Op: "refresh", StatusCode: 200, Message: "the access token is not a JWT", kind: ErrAuthUnavailable}
+				return next, err
 			}
 			if err := s.verify.granted(ctx, g.token); err != nil {
 				next.token = l.token
