@@ -63,7 +63,7 @@ func (r *refresher) canAsk(l *login) bool {
 
 // passable reports whether the refresh token may still do where the link failed.
 func passable(linkErr error) bool {
-	return errors.Is(linkErr, errNotLinked) || errors.Is(linkErr, ErrServiceKeyRejected) || isRefused(linkErr)
+	return errors.Is(linkErr, errNotLinked) || errors.Is(linkErr, ErrServiceKeyRejected) || isRefused(linkErr) || errors.Is(linkErr, errPaused)
 }
 
 // isRefused reports whether a call failed for a reason that will not pass, such
@@ -135,7 +135,7 @@ func (r *refresher) spend(ctx context.Context, f *flight) outcome {
 	defer cancel()
 	defer context.AfterFunc(r.life.late, cancel)()
 	l := f.base.login
-	g, err := r.auth.refresh(asking, l.refresh)
+	g, err := r.auth.refresh(asking, l.refresh, spendPatience)
 	switch {
 	case errors.Is(err, errTokenSpent):
 		return outcome{refused: err}
@@ -144,9 +144,7 @@ func (r *refresher) spend(ctx context.Context, f *flight) outcome {
 	}
 	r.count.byToken.Add(1)
 	out := outcome{next: r.granted(f.event.userID, g), spent: true}
-	if !out.next.token.readable {
-		out.err = &AuthError{Op: "refresh", StatusCode: 200, Message: "the access token is not a JWT", kind: ErrAuthUnavailable}
-	} else {
+	if out.err = g.usable(); out.err == nil {
 		out.err = r.records.verify.granted(asking, g.token)
 	}
 	if out.err != nil {

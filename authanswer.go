@@ -5,12 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// authAnswer is an answer of the auth server, read whole.
+// authAnswer is an answer of the auth server, or of what stands in its place,
+// read whole.
 type authAnswer struct {
 	call   authCall
 	status int
@@ -21,77 +24,132 @@ type authAnswer struct {
 }
 
 // errTokenSpent is the kind of a refused refresh token, errNotLinked of a user
-// without a link: the auth server's clear "no", as opposed to its failures.
+// without a link: the auth server's clear "no", as opposed to its failures. Who
+// gets one says ErrNotLoggedIn, or goes on to ask otherwise.
 var (
 	errTokenSpent = errors.New("refresh token not accepted")
 	errNotLinked  = errors.New("no link for this user")
 )
 
+// refusal is an error answer in the auth server's own form:
+//
+//	{"statusCode":404,"message":"…","timestamp":"…","path":"/…"}
+//
+// Gateways in front of the server answer with other bodies, which say nothing
+// about a user.
+type refusal struct {
+	messages []string
+}
+
+// refusal reads an error answer, and reports whether it is in the server's own
+// form and about this call.
+func (r *authAnswer) refusal() (refusal, bool) {
+	fields, ok := r.fields()
+	if !ok {
+		return refusal{}, false
+	}
+	var status int
+	messages := stringsOf(fields["message"])
+	own := json.Unmarshal(fields["statusCode"], &status) == nil && status == r.status &&
+		len(messages) > 0 && stringOf(fields["timestamp"]) != "" && r.call.isAbout(stringOf(fields["path"]))
+	return refusal{messages}, own
+}
+
+// isAbout reports whether path, from an error answer, names the route of the
+// call. A gateway may have put something before it or taken something away.
+func (c authCall) isAbout(path string) bool {
+	route := c.path[strings.LastIndexByte(c.path, '/')+1:]
+	bare, _, _ := strings.Cut(path, "?")
+	return slices.ContainsFunc([]string{path, bare}, func(path string) bool {
+		return strings.HasPrefix(path, "/") && strings.HasSuffix(unescaped(strings.TrimRight(path, "/")), "/"+unescaped(route))
+	})
+}
+
+func unescaped(path string) string {
+	if plain, err := url.PathUnescape(path); err == nil {
+		return plain
+	}
+	return path
+}
+
+// says reports whether a message of the server's is one of texts.
+func (no refusal) says(texts ...string) bool {
+	return slices.ContainsFunc(no.messages, func(message string) bool {
+		return slices.ContainsFunc(texts, func(text string) bool { return strings.EqualFold(strings.TrimSpace(message), text) })
+	})
+}
+
+// mentions reports whether a message of the server's contains one of words,
+// which are in lower case.
+func (no refusal) mentions(words ...string) bool {
+	return slices.ContainsFunc(no.messages, func(message string) bool {
+		return slices.ContainsFunc(words, func(word string) bool { return strings.Contains(strings.ToLower(message), word) })
+	})
+}
+
 // verdict returns nil for an answer that may hold what was asked for, or what
-// the status and the message mean. The cases are recorded from the server.
+// the status and the message mean. A "no" is believed only in the server's own
+// form and words; anything else is ErrAuthUnavailable.
 func (r *authAnswer) verdict() error {
 	if r.status >= 200 && r.status < 300 {
 		return nil
 	}
-	message, ours := r.message()
-	e := &AuthError{Op: r.call.op, StatusCode: r.status, Message: r.redact(message), RetryAfter: r.retryAfter(), kind: ErrAuthUnavailable}
-	link := strings.HasPrefix(r.call.op, "link ")
-	is := func(text string) bool { return ours && strings.Contains(strings.ToLower(message), text) }
-	login := r.call.op == "login"
+	no, own := r.refusal()
+	e := &AuthError{Op: r.call.op, StatusCode: r.status, RetryAfter: r.retryAfter(), kind: ErrAuthUnavailable, stranger: !own}
 	switch {
 	case r.status >= 300 && r.status < 400:
 		e.Message = "redirect not followed"
-	case login && r.status == http.StatusTooManyRequests:
-		e.kind = ErrRateLimited
-	// Not verified and wrong password arrive as 500 from the recorded
-	// deployment, as 403 and 401 from others.
-	case login && is("not verified"), login && r.status == http.StatusForbidden:
-		e.kind = ErrEmailNotVerified
-	case login && is("invalid email or password"), login && r.status == http.StatusUnauthorized,
-		login && r.status == http.StatusBadRequest:
-		e.kind = ErrInvalidCredentials
-	case r.call.op == "refresh" && r.status == http.StatusUnauthorized && ours:
+		return e
+	case len(no.messages) > 0:
+		e.Message = r.redactor().clean(strings.Join(no.messages, "; "))
+	default:
+		e.Message = r.notJSON()
+	}
+	switch {
+	case r.call.op == opLogin && r.status == http.StatusTooManyRequests:
+		e.kind = ErrRateLimited // whoever counts
+	case !own:
+	case r.call.op == opLogin:
+		e.kind = r.loginVerdict(no)
+	case r.call.op == opRefresh && r.isClientError() && no.says("invalid refresh token", "refresh token expired", "user not found"):
 		e.kind = errTokenSpent
-	case r.call.key && (r.status == http.StatusUnauthorized || r.status == http.StatusForbidden):
+	case r.call.key && (r.status == http.StatusUnauthorized || r.status == http.StatusForbidden) && no.mentions("service key"):
 		e.kind = ErrServiceKeyRejected
-	// A missing route is a 404 as well ("Cannot GET …").
-	case link && r.status == http.StatusNotFound && ours && !is("cannot "):
+	case r.call.op == opLinkFetch && r.status == http.StatusNotFound && no.says("no link found for this matrix user"):
+		e.kind = errNotLinked
+	case r.call.op == opLinkRemove && r.status == http.StatusNotFound && no.mentions("link") && no.mentions("no link", "not found", "not linked"):
 		e.kind = errNotLinked
 	}
 	return e
 }
 
-// message returns the server's message, and whether the body has the shape of
-// the server's errors at all, as opposed to a proxy's.
-func (r *authAnswer) message() (string, bool) {
-	var body struct {
-		Message json.RawMessage `json:"message"`
+// loginVerdict is what a refused login means. The recorded deployment answers
+// 500 to a wrong password and to an e-mail that is not verified, and lists what
+// is malformed under a 400; others answer 401 and 403, whatever they word it.
+func (r *authAnswer) loginVerdict(no refusal) error {
+	switch {
+	case no.mentions("not verified"):
+		return ErrEmailNotVerified
+	case no.says("invalid email or password", "invalid email", "invalid password", "invalid credentials"),
+		r.status == http.StatusUnauthorized,
+		r.status == http.StatusBadRequest && no.mentions("email", "password"):
+		return ErrInvalidCredentials
+	case r.status == http.StatusForbidden && (no.says("forbidden") || no.mentions("verif")):
+		return ErrEmailNotVerified
+	case r.status == http.StatusForbidden: // "account locked", and the like
+		return ErrInvalidCredentials
 	}
-	if json.Unmarshal(r.body, &body) != nil {
-		return r.notJSON(), false
-	}
-	var text string
-	var list []string
-	if json.Unmarshal(body.Message, &text) != nil && json.Unmarshal(body.Message, &list) == nil {
-		text = strings.Join(list, "; ")
-	}
-	return text, text != ""
+	return ErrAuthUnavailable
 }
 
-// redact makes a message of the server's fit for an error: it may quote what it
-// was sent, as it is or in JSON.
-func (r *authAnswer) redact(message string) string {
-	for _, secret := range []string{r.call.hide, r.call.bearer, r.serviceKey.reveal()} {
-		if secret == "" {
-			continue
-		}
-		quoted, _ := json.Marshal(secret) // a string always has a JSON form
-		for _, form := range []string{secret, strings.Trim(string(quoted), `"`)} {
-			message = strings.ReplaceAll(message, form, redacted)
-		}
-	}
-	return printable(message)
+// isClientError reports whether the server refused the request, rather than
+// failed over it or put it off.
+func (r *authAnswer) isClientError() bool {
+	return r.status >= 400 && r.status < 500 && r.status != http.StatusTooManyRequests && r.status != http.StatusRequestTimeout
 }
+
+// redactor is for the texts that this call may bring back.
+func (r *authAnswer) redactor() redactor { return r.call.redactor(r.serviceKey) }
 
 func (r *authAnswer) retryAfter() time.Duration {
 	value := r.header.Get("Retry-After")
@@ -105,54 +163,79 @@ func (r *authAnswer) retryAfter() time.Duration {
 }
 
 func (r *authAnswer) unusable(why string) *AuthError {
-	return &AuthError{Op: r.call.op, StatusCode: r.status, Message: why, kind: ErrAuthUnavailable}
+	return &AuthError{Op: r.call.op, StatusCode: r.status, Message: why, kind: ErrAuthUnavailable, stranger: true}
 }
 
-func (r *authAnswer) decode(into any) error {
-	if json.Unmarshal(r.body, into) != nil {
-		return r.unusable(r.notJSON())
+// fields returns the fields of the JSON object that the body is, of two of a
+// name the last.
+func (r *authAnswer) fields() (map[string]json.RawMessage, bool) {
+	if tooDeep(string(r.body)) {
+		return nil, false
 	}
-	return nil
+	var fields map[string]json.RawMessage
+	err := json.Unmarshal(bytes.TrimPrefix(r.body, []byte("\ufeff")), &fields)
+	return fields, err == nil && fields != nil
 }
 
-// notJSON says what the body is instead, without quoting it.
+// object is fields of an answer that is to be used.
+func (r *authAnswer) object() (map[string]json.RawMessage, error) {
+	fields, ok := r.fields()
+	if !ok {
+		return nil, r.unusable(r.notJSON())
+	}
+	return fields, nil
+}
+
+// notJSON says what the body is instead of the JSON that is expected, without
+// quoting it.
 func (r *authAnswer) notJSON() string {
-	body := bytes.TrimSpace(r.body)
-	switch {
-	case len(body) == 0:
+	body := bytes.TrimSpace(bytes.TrimPrefix(r.body, []byte("\ufeff")))
+	if len(body) == 0 {
 		return "the answer is empty"
-	case body[0] == '<':
+	}
+	if body[0] == '<' {
 		return "the answer is HTML"
-	case body[0] == '{':
+	}
+	if tooDeep(string(body)) {
+		return "the answer is nested too deep"
+	}
+	var any json.RawMessage
+	err := json.Unmarshal(body, &any)
+	syntax, _ := errors.AsType[*json.SyntaxError](err)
+	switch {
+	case err == nil && body[0] == '{':
+		return "the answer is not in the auth server's form"
+	case err == nil:
+		return "the answer is not a JSON object"
+	case (body[0] == '{' || body[0] == '[') && syntax != nil && syntax.Offset >= int64(len(body)):
 		return "the answer is truncated JSON"
 	}
 	return "the answer is not JSON"
 }
 
-// grant reads the tokens of a successful login, refresh or link fetch. An
-// older deployment calls the access token "token".
-func (r *authAnswer) grant() (grant, error) {
-	var body struct {
-		AccessToken  string `json:"accessToken"`
-		Token        string `json:"token"`
-		RefreshToken string `json:"refreshToken"`
-		Email        string `json:"email"`
-		User         struct {
-			Email string `json:"email"`
-		} `json:"user"`
+// stringOf is a JSON string, or "" for anything else.
+func stringOf(raw json.RawMessage) string {
+	var text string
+	if json.Unmarshal(raw, &text) != nil {
+		return ""
 	}
-	if err := r.decode(&body); err != nil {
-		return grant{}, err
-	}
-	g := grant{token: body.AccessToken, email: body.Email, refresh: body.RefreshToken}
-	if g.token == "" {
-		g.token = body.Token
-	}
-	if g.token == "" {
-		return grant{}, r.unusable("no token in the answer")
-	}
-	if body.User.Email != "" {
-		g.email = body.User.Email
-	}
-	return g, nil
+	return text
 }
+
+// stringsOf is a JSON string that is not empty, or a list of such.
+func stringsOf(raw json.RawMessage) []string {
+	if text := stringOf(raw); text != "" {
+		return []string{text}
+	}
+	var list []string
+	if json.Unmarshal(raw, &list) != nil || slices.Contains(list, "") {
+		return nil
+	}
+	return list
+}
+
+// isTrue reports whether raw is the JSON true, and isBool whether it is true or
+// false at all.
+func isTrue(raw json.RawMessage) bool { return string(bytes.TrimSpace(raw)) == "true" }
+
+func isBool(raw json.RawMessage) bool { return isTrue(raw) || string(bytes.TrimSpace(raw)) == "false" }

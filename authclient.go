@@ -1,16 +1,13 @@
 package session
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/sethvargo/go-retry"
@@ -32,35 +29,45 @@ const (
 	breakerTrips = 5 // outages in a row
 	breakerOpen  = 5 * time.Second
 
+	keysProbeBows = breakerOpen // how long a failed call counts for more than the key set
+
 	userAgent = "mana-session/1 (Go)"
+)
+
+// The calls, as AuthError.Op names them.
+const (
+	opLogin      = "login"
+	opRefresh    = "refresh"
+	opLinkFetch  = "link fetch"
+	opLinkCheck  = "link check"
+	opLinkCreate = "link create"
+	opLinkRemove = "link remove"
+	opKeys       = "keys"
 )
 
 // authClient speaks HTTP to the auth server. It knows nothing of stores.
 // The SSO-Link calls are in ssolink.go.
 type authClient struct {
-	http        *http.Client
-	base        string // without trailing slash
-	loginPath   string
-	refreshPath string
-	linkPrefix  string
-	serviceKey  secret
-	verify      tokenCheck // of what fetchLink returns; login and refresh have more to consider
-	breaker     *gobreaker.CircuitBreaker[*authAnswer]
-	health      *component
-	logins      loginPause
-	turns       *semaphore.Weighted
-}
-
-// grant is what the auth server hands out for a user.
-type grant struct {
-	token   string
-	email   string
-	refresh string
+	http         *http.Client
+	base         string // without trailing slash
+	loginPath    string
+	refreshPath  string
+	linkPrefix   string
+	serviceKey   secret
+	verify       tokenCheck // of what fetchLink returns; login and refresh have more to consider
+	breaker      *breaker   // of all calls but those that a login makes
+	loginBreaker *breaker
+	health       *component
+	failedAt     atomic.Int64 // when a call last failed, in Unix nanoseconds; probes apart
+	logger       *slog.Logger
+	pauses       pauses
+	spends       *spendGate
+	turns        *semaphore.Weighted
 }
 
 func newAuthClient(c config, health *component, logger *slog.Logger) *authClient {
 	a := &authClient{
-		http:        c.httpClient,
+		http:        boundedClient(c.httpClient),
 		base:        c.authURL,
 		loginPath:   c.loginPath,
 		refreshPath: "/api/v1/auth/refresh",
@@ -68,29 +75,33 @@ func newAuthClient(c config, health *component, logger *slog.Logger) *authClient
 		serviceKey:  c.serviceKey,
 		verify:      c.verify,
 		health:      health,
+		logger:      logger,
+		spends:      newSpendGate(),
 		turns:       semaphore.NewWeighted(maxAuthCalls),
 	}
-	if a.http == nil {
-		a.http = defaultHTTPClient()
-	} else {
-		own := *a.http
-		own.Jar = nil // which would mix accounts
-		a.http = &own
-	}
-	// A redirect would carry the password or the service key elsewhere.
-	a.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-
-	a.breaker = gobreaker.NewCircuitBreaker[*authAnswer](gobreaker.Settings{
-		Name:         "auth server",
-		Timeout:      breakerOpen,
-		ReadyToTrip:  func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= breakerTrips },
-		IsSuccessful: func(err error) bool { return !isOutage(err) },
-		IsExcluded:   func(err error) bool { return err != nil && !isAuthError(err) },
-		OnStateChange: func(_ string, from, to gobreaker.State) {
-			logger.Warn("session: circuit breaker of the auth server", "from", from.String(), "to", to.String())
-		},
+	changes := &breakerLog{logger: logger}
+	a.breaker = newBreaker("the auth server", changes, isOutage, func(err error) bool { return !isAuthError(err) })
+	a.loginBreaker = newBreaker("logins", changes, isLoginOutage, func(err error) bool {
+		return !isAuthError(err) || isOutage(err) && !isLoginOutage(err)
 	})
 	return a
+}
+
+// boundedClient is a copy of a caller's client that keeps to our limits. One
+// without a transport gets ours.
+func boundedClient(given *http.Client) *http.Client {
+	own := defaultHTTPClient()
+	if given != nil {
+		if given.Transport != nil {
+			own.Transport = given.Transport
+		}
+		if given.Timeout > 0 {
+			own.Timeout = min(given.Timeout, authTimeout)
+		}
+	}
+	// A redirect would carry the password or the service key elsewhere.
+	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return own
 }
 
 // defaultHTTPClient reads no proxy from the environment, and drops idle
@@ -111,21 +122,14 @@ func defaultHTTPClient() *http.Client {
 }
 
 // login exchanges e-mail and password for tokens. It is never repeated.
-func (a *authClient) login(ctx context.Context, email, password string) (grant, error) {
-	const op = "login"
-	answer, err := a.once(ctx, authCall{
-		op: op, method: http.MethodPost, path: a.loginPath,
-		body: map[string]string{"email": email, "password": password}, hide: password,
+func (a *authClient) login(ctx context.Context, email, password string) (g grant, err error) {
+	_, err = a.once(ctx, authCall{
+		op: opLogin, method: http.MethodPost, path: a.loginPath,
+		body: map[string]string{"email": email, "password": password}, hide: newSecret(password),
+		read: func(r *authAnswer) (err error) { g, err = r.servable(); return err },
 	})
 	if err != nil {
 		return grant{}, err
-	}
-	g, err := answer.grant()
-	if err != nil {
-		return grant{}, err
-	}
-	if !parseToken(g.token).readable {
-		return grant{}, answer.unusable("the access token is not a JWT")
 	}
 	if g.email == "" {
 		g.email = email
@@ -134,16 +138,33 @@ func (a *authClient) login(ctx context.Context, email, password string) (grant, 
 }
 
 // refresh spends a refresh token for new tokens. It is never repeated: the
-// token is single-use. errTokenSpent is the server's clear no.
-func (a *authClient) refresh(ctx context.Context, token secret) (grant, error) {
-	answer, err := a.once(ctx, authCall{
-		op: "refresh", method: http.MethodPost, path: a.refreshPath,
-		body: map[string]string{"refreshToken": token.reveal()}, hide: token.reveal(),
-	})
+// token is single-use. It waits for its turn for as long as patience and ctx
+// allow: see spendGate. errTokenSpent is the server's clear no; notSent tells of
+// an error whether the token has been at risk. The grant may hold a token that
+// is not usable: its refresh token must be kept all the same.
+func (a *authClient) refresh(ctx context.Context, token secret, patience time.Duration) (g grant, err error) {
+	leave, err := a.spends.enter(ctx, token, patience)
 	if err != nil {
 		return grant{}, err
 	}
-	return answer.grant()
+	sent, fate := new(atomic.Bool), unanswered
+	defer func() { leave(fate) }()
+	_, err = a.once(ctx, authCall{
+		op: opRefresh, method: http.MethodPost, path: a.refreshPath,
+		body: map[string]string{"refreshToken": token.reveal()}, hide: token, sent: sent,
+		read: func(r *authAnswer) (err error) { g, err = r.grant(); return err },
+	})
+	fate = fateOf(err, sent.Load())
+	if err != nil {
+		return grant{}, err
+	}
+	return g, nil
+}
+
+// refreshPause is how long refreshes that can wait should: as the auth server
+// asked, or until it answers refreshes again.
+func (a *authClient) refreshPause(now time.Time) time.Duration {
+	return max(a.pauses.refreshes.left(now), a.pauses.ahead.left(now), a.spends.left(now))
 }
 
 // authCall is one request to the auth server.
@@ -154,7 +175,22 @@ type authCall struct {
 	key    bool   // authenticate with the service key
 	bearer string // or with a user's token
 	body   any
-	hide   string // a secret in body, never to be echoed into an error
+	hide   secret                  // in body, never to be echoed into an error
+	fresh  bool                    // no cache may answer
+	sent   *atomic.Bool            // set if the transport takes any of body; may be nil
+	read   func(*authAnswer) error // takes what is wanted out of a good answer, or refuses it; may be nil
+}
+
+// ofLogin reports whether the call is part of a login.
+func (c authCall) ofLogin() bool { return c.op == opLogin || c.op == opLinkCreate }
+
+// redactor is for texts that may quote what the call carries.
+func (c authCall) redactor(serviceKey secret) redactor {
+	secrets := []secret{c.hide, newSecret(c.bearer)}
+	if c.key || len(serviceKey.reveal()) >= shortSecret {
+		secrets = append(secrets, serviceKey)
+	}
+	return redactor{secrets}
 }
 
 // errTimeout is the cause of a context that we, not the caller, gave a time
@@ -217,16 +253,26 @@ func isAuthError(err error) bool {
 	return ok
 }
 
-// wasNotAsked reports whether the breaker was open or no turn came.
+// wasNotAsked reports whether a call was not made: the breaker was open, no turn
+// came, or the server or the gate of refresh tokens asked for a pause.
 func wasNotAsked(err error) bool {
-	return errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) || errors.Is(err, errNoTurn)
+	for _, cause := range []error{gobreaker.ErrOpenState, gobreaker.ErrTooManyRequests, errNoTurn, errPaused, errHeldBack} {
+		if errors.Is(err, cause) {
+			return true
+		}
+	}
+	return false
 }
 
-// isOutage reports whether err says that the server is ill, as opposed to
-// having been asked for something it refuses.
-func isOutage(err error) bool {
+// notSent reports whether err says that nothing of the call, a refresh token in
+// particular, has left this process.
+func notSent(err error) bool {
 	e, ok := errors.AsType[*AuthError](err)
-	return ok && errors.Is(err, ErrAuthUnavailable) && (e.StatusCode == 0 || e.StatusCode >= 500)
+	return ok && e.unsent
+}
+
+func notAskedError(op, why string, cause error) *AuthError {
+	return &AuthError{Op: op, Message: why, kind: ErrAuthUnavailable, cause: cause, unsent: true}
 }
 
 // errNoTurn is why a call was not made while too many others ran.
@@ -238,12 +284,12 @@ var errNoTurn = errors.New("too many calls at once")
 // left for the call, or a server that is merely slow would look like an outage;
 // and a refresh token has more, to hear its fate.
 func (a *authClient) turn(ctx context.Context, c authCall) (end func(), err error) {
-	if c.op == "login" || c.op == "link create" {
+	if c.ofLogin() {
 		return func() {}, nil
 	}
 	deadline, _ := ctx.Deadline()
 	patience := time.Until(deadline) / 2
-	if c.op == "refresh" {
+	if c.op == opRefresh {
 		patience = turnPatience
 	}
 	patient, cancel := context.WithTimeoutCause(ctx, patience, errTimeout)
@@ -254,7 +300,7 @@ func (a *authClient) turn(ctx context.Context, c authCall) (end func(), err erro
 	if gaveUp(ctx) {
 		return nil, ctx.Err()
 	}
-	return nil, &AuthError{Op: c.op, Message: "not asked", kind: ErrAuthUnavailable, cause: errNoTurn}
+	return nil, notAskedError(c.op, "not asked", errNoTurn)
 }
 
 // hasTurns reports whether a call would run at once.
@@ -274,91 +320,64 @@ func (a *authClient) attempt(ctx context.Context, c authCall) (*authAnswer, erro
 		return nil, err
 	}
 	defer end()
-	answer, err := a.breaker.Execute(func() (*authAnswer, error) {
+	if kind := a.pauses.of(c.op); kind != nil {
+		if left := kind.left(time.Now()); left > 0 {
+			return nil, pausedError(c.op, left)
+		}
+	}
+	breaker := a.breaker
+	if c.ofLogin() {
+		if breaker = a.loginBreaker; a.breaker.State() == gobreaker.StateOpen {
+			return nil, notAskedError(c.op, notAskedText, gobreaker.ErrOpenState)
+		}
+	}
+	answer, err := breaker.Execute(func() (*authAnswer, error) {
 		started := time.Now()
 		answer, err := a.exchange(ctx, c)
 		if err == nil {
-			err = answer.verdict()
-			if c.op == "login" {
-				a.logins.heed(answer, time.Now())
+			a.pauses.observe(answer, time.Now())
+			if err = answer.verdict(); err == nil && c.read != nil {
+				err = c.read(answer)
 			}
 		}
-		switch {
-		case isOutage(err):
-			a.health.failed(err, time.Since(started))
-		case err == nil || isAuthError(err):
-			a.health.worked(time.Since(started))
-		}
+		a.book(ctx, c, err, time.Since(started))
 		return answer, err
 	})
-	if wasNotAsked(err) {
-		err = &AuthError{Op: c.op, Message: "not asked after failures in a row", kind: ErrAuthUnavailable, cause: err}
+	if wasNotAsked(err) && !isAuthError(err) {
+		err = notAskedError(c.op, notAskedText, err)
 	}
 	return answer, err
 }
 
-// exchange sends the request and reads the answer within the limits.
-func (a *authClient) exchange(ctx context.Context, c authCall) (*authAnswer, error) {
-	req, err := a.request(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := a.http.Do(req)
-	if err != nil {
-		return nil, c.unreachable(ctx, err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAuthBody+1))
-	answer := &authAnswer{call: c, status: resp.StatusCode, header: resp.Header, body: body, serviceKey: a.serviceKey}
+const notAskedText = "not asked after failures in a row"
+
+// loginsStopped reports whether a login would not be passed on.
+func (a *authClient) loginsStopped() bool {
+	return a.breaker.State() == gobreaker.StateOpen || a.loginBreaker.State() == gobreaker.StateOpen
+}
+
+// book records in health how a call went. A call whose caller's deadline passed
+// got no answer; one that was cancelled tells nothing. Nor does a login that the
+// server itself failed over, which may be for what was typed.
+func (a *authClient) book(ctx context.Context, c authCall, err error, took time.Duration) {
+	e, _ := errors.AsType[*AuthError](err)
 	switch {
-	case err != nil && gaveUp(ctx):
-		return nil, ctx.Err()
-	case err != nil:
-		e := answer.unusable("the answer broke off")
-		e.StatusCode, e.cause = 0, err
-		return nil, e
-	case len(body) > maxAuthBody:
-		return nil, answer.unusable(fmt.Sprintf("the answer is larger than %d bytes", maxAuthBody))
-	}
-	return answer, nil
-}
-
-func (a *authClient) request(ctx context.Context, c authCall) (*http.Request, error) {
-	var body io.Reader
-	if c.body != nil {
-		b, err := json.Marshal(c.body)
-		if err != nil {
-			return nil, fmt.Errorf("session: %s: %w", c.op, err)
+	case e == nil && errors.Is(err, context.DeadlineExceeded) && gaveUp(ctx):
+		err = &AuthError{Op: c.op, Message: "no answer", kind: ErrAuthUnavailable, cause: context.DeadlineExceeded}
+	case err != nil && e == nil:
+		return
+	case e != nil && c.op == opLogin && !e.stranger && e.StatusCode >= 500:
+		return
+	case e == nil || !e.stranger && !isOutage(err):
+		if c.op != opKeys {
+			a.health.worked(took)
 		}
-		body = bytes.NewReader(b)
+		return
 	}
-	req, err := http.NewRequestWithContext(ctx, c.method, a.base+c.path, body)
-	if err != nil {
-		return nil, fmt.Errorf("session: %s: %w", c.op, err)
+	if c.op != opKeys { // the probe's own, which has the last word on it
+		a.failedAt.Store(time.Now().UnixNano())
 	}
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("User-Agent", userAgent)
-	if c.key {
-		req.Header.Set("X-Service-Key", a.serviceKey.reveal())
-	}
-	if c.bearer != "" {
-		req.Header.Set("Authorization", "Bearer "+c.bearer)
-	}
-	return req, nil
-}
-
-// unreachable wraps what net/http says, less the URL, which names the user.
-func (c authCall) unreachable(ctx context.Context, err error) error {
-	if gaveUp(ctx) {
-		return ctx.Err()
-	}
-	if e, ok := errors.AsType[*url.Error](err); ok {
-		err = e.Err
-	}
-	return &AuthError{Op: c.op, Message: "no answer", kind: ErrAuthUnavailable, cause: err}
+	a.health.failed(err, took)
 }
 
 // gaveUp reports whether the caller ended ctx, rather than our time limit.
@@ -367,16 +386,44 @@ func gaveUp(ctx context.Context) bool {
 }
 
 // probe asks for a sign of life; its result is in health. A refusal is no
-// outage, but it is not health either.
+// outage, but it is not health either, and nor is an answer that did not come
+// before ctx ended.
 func (a *authClient) probe(ctx context.Context, link bool) {
 	started := time.Now()
 	var err error
 	if link {
 		_, err = a.linked(ctx, probeUser)
 	} else {
-		_, err = a.repeat(ctx, authCall{op: "keys", method: http.MethodGet, path: "/api/v1/auth/jwks"})
+		err = a.probeKeys(ctx)
 	}
-	if isAuthError(err) && !errors.Is(err, errNoTurn) { // of which the calls that run know more
-		a.health.failed(err, time.Since(started))
+	switch took := time.Since(started); {
+	case errors.Is(err, errNoTurn): // of which the calls that run know more
+	case errors.Is(err, context.Canceled) && !isAuthError(err):
+		a.health.failed(&AuthError{Op: "health", Message: "no answer", kind: ErrAuthUnavailable, cause: context.Canceled}, took)
+	case wasNotAsked(err) && a.health.report().LastError != "": // which says why
+	case isAuthError(err):
+		a.health.failed(err, took)
 	}
+}
+
+// probeKeys asks for the server's public keys. Without its database the server
+// has none, and says so with a 200: that is no sign of life. Keys are little of
+// one: a call that failed a moment ago counts for more.
+func (a *authClient) probeKeys(ctx context.Context) error {
+	started := time.Now()
+	_, err := a.repeat(ctx, authCall{
+		op: opKeys, method: http.MethodGet, path: "/api/v1/auth/jwks",
+		read: func(r *authAnswer) error {
+			fields, err := r.object()
+			var keys []json.RawMessage
+			if err == nil && (json.Unmarshal(fields["keys"], &keys) != nil || len(keys) == 0) {
+				err = r.unusable("no keys in the answer")
+			}
+			return err
+		},
+	})
+	if err == nil && time.Since(time.Unix(0, a.failedAt.Load())) > keysProbeBows {
+		a.health.worked(time.Since(started))
+	}
+	return err
 }

@@ -81,8 +81,10 @@ type AuthError struct {
 	// RetryAfter is how long the server asked to be left alone, or 0.
 	RetryAfter time.Duration
 
-	kind  error
-	cause error
+	kind     error
+	cause    error // of this package, or wrapped by a redactor
+	stranger bool  // the answer is not in the auth server's own form
+	unsent   bool  // nothing that the call carries has left this process
 }
 
 // Error implements error.
@@ -104,7 +106,10 @@ func (e *AuthError) Error() string {
 	return b.String()
 }
 
-// Unwrap gives [errors.Is] and [errors.As] the sentinel and the cause.
+// Unwrap gives [errors.Is] and [errors.As] the sentinel and the cause. A cause
+// from outside is wrapped so that it shows no secret by any verb, and no more
+// than 200 bytes; it still is what it is for errors.Is, and for errors.As as far
+// as what that finds can be shown.
 func (e *AuthError) Unwrap() []error {
 	errs := make([]error, 0, 2)
 	for _, err := range []error{e.kind, e.cause} {
@@ -117,8 +122,9 @@ func (e *AuthError) Unwrap() []error {
 
 const maxMessage = 200
 
-// printable shortens a text from outside to what may stand in an error or a
-// log line: bounded, valid UTF-8, on one line.
+// printable shortens a text to what may stand in an error or a log line:
+// bounded, valid UTF-8, on one line. A text from outside passes redactor.clean,
+// which ends here.
 func printable(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
@@ -136,6 +142,7 @@ func printable(s string) string {
 	return s[:cut] + "…"
 }
 
+// storeError wraps what a store says, which may quote a record.
 func storeError(op string, err error) error {
-	return fmt.Errorf("%w: %s: %w", ErrStoreUnavailable, op, err)
+	return fmt.Errorf("%w: %s: %w", ErrStoreUnavailable, op, redactor{}.wrap(err))
 }

@@ -81,7 +81,8 @@ func FuzzRecord(f *testing.F) {
 func FuzzAuthAnswer(f *testing.F) {
 	for _, body := range []string{
 		`{"accessToken":"a.b.c","refreshToken":"r","user":{"email":"a@b"}}`, `{"token":"a"}`, `{"message":["a","b"]}`,
-		`{"statusCode":500,"message":"Invalid email or password"}`, `<html>`, ``, `null`, `{"message":{"a":1}}`,
+		`{"statusCode":500,"message":"Invalid email or password"}`, strings.Repeat("[", maxAuthBody),
+		`{"statusCode":401,"message":"Invalid refresh token","timestamp":"2026-11-25T00:00:00.000Z","path":"/p/@a:h"}`, `<html>`, ``, `null`, `{"message":{"a":1}}`,
 	} {
 		for _, status := range []int{200, 204, 302, 401, 404, 429, 500} {
 			f.Add(status, "60", []byte(body))
@@ -90,12 +91,12 @@ func FuzzAuthAnswer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, status int, retryAfter string, body []byte) {
 		for _, op := range []string{"login", "refresh", "link fetch"} {
 			answer := &authAnswer{
-				call:   authCall{op: op, key: op == "link fetch", hide: "hunter2"},
+				call:   authCall{op: op, key: op == "link fetch", path: "/p/@a:h", hide: newSecret("hunter2")},
 				status: status, header: http.Header{"Retry-After": {retryAfter}}, body: body,
 			}
 			err := answer.verdict()
 			if err == nil {
-				if g, err := answer.grant(); err == nil && g.token == "" {
+				if g, err := answer.grant(); err == nil && g.token == "" && g.usable() == nil {
 					t.Fatal("granted nothing")
 				}
 				continue
@@ -144,7 +145,7 @@ func FuzzUserID(f *testing.F) {
 		}
 		if linkable(id) {
 			a := &authClient{base: "http://auth.test", linkPrefix: "/p", serviceKey: newSecret("k")}
-			req, err := a.request(t.Context(), authCall{method: "GET", path: linkPath("/p/matrix-session/", id)})
+			req, _, err := a.request(t.Context(), authCall{method: "GET", path: linkPath("/p/matrix-session/", id)})
 			if err != nil {
 				t.Fatal(err)
 			}

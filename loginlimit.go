@@ -1,27 +1,18 @@
 package session
 
 import (
-	"net/http"
-	"strconv"
-	"sync"
 	"time"
 
-	"github.com/sony/gobreaker/v2"
 	"golang.org/x/time/rate"
 )
 
 // The auth server allows 10 logins a minute for all users of a bot together.
 // With these, one user takes 4 of them in a first minute and 2 in any later
-// one. Being fewer than breakerTrips, the first 3 cannot open the circuit
-// breaker either, whatever a user finds to upset the server with.
+// one.
 const (
 	defaultLoginBurst = 3
 	defaultLoginEvery = 30 * time.Second
 )
-
-// maxLoginPause is the span that the auth server counts logins over, and how
-// long its word that there were too many is believed before it is asked again.
-const maxLoginPause = time.Minute
 
 // loginLimit bounds how many logins of one user reach the auth server.
 type loginLimit struct {
@@ -78,50 +69,15 @@ func (l *loginLimit) makeRoom(now time.Time) {
 	l.users.shrink()
 }
 
-// loginPause is until when the auth server takes no logins, by its own word.
-type loginPause struct {
-	mu    sync.Mutex
-	until time.Time // guarded by mu
-}
-
-// heed takes note of what an answer to a login says about the next: a 429, or
-// that this one was the last for now. To ask all the same would earn a refusal,
-// and with it a longer wait than there is left.
-func (p *loginPause) heed(r *authAnswer, now time.Time) {
-	reset := time.Duration(0)
-	if n, err := strconv.Atoi(r.header.Get("X-RateLimit-Reset")); err == nil && n > 0 && n <= int(maxLoginPause/time.Second) {
-		reset = time.Duration(n) * time.Second // else it is another kind of header
-	}
-	pause := time.Duration(0)
-	switch {
-	case r.status == http.StatusTooManyRequests:
-		pause = min(max(r.retryAfter(), reset), maxLoginPause)
-	case r.header.Get("X-RateLimit-Remaining") == "0":
-		pause = reset
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if until := now.Add(pause); pause > 0 && until.After(p.until) {
-		p.until = until
-	}
-}
-
-// left is how long the pause still lasts.
-func (p *loginPause) left(now time.Time) time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return max(0, wholeSeconds(p.until.Sub(now)))
-}
-
 // admitLogin refuses a login that the auth server would refuse, or that would
 // leave too few for other users. What is refused here, and what the circuit
 // breaker is about to refuse, counts for no limit.
 func (s *Service) admitLogin(userID string) error {
 	now := time.Now()
-	if wait := s.auth.logins.left(now); wait > 0 {
+	if wait := s.auth.pauses.logins.left(now); wait > 0 {
 		return tooManyLogins("the auth server takes no more logins just now", wait)
 	}
-	if s.auth.breaker.State() == gobreaker.StateOpen {
+	if s.auth.loginsStopped() {
 		return nil
 	}
 	if wait := s.loginLimit.take(userID, now); wait > 0 {
@@ -132,7 +88,7 @@ func (s *Service) admitLogin(userID string) error {
 }
 
 func tooManyLogins(why string, wait time.Duration) error {
-	return &AuthError{Op: "login", Message: why, RetryAfter: wait, kind: ErrRateLimited}
+	return &AuthError{Op: opLogin, Message: why, RetryAfter: wait, kind: ErrRateLimited}
 }
 
 // wholeSeconds rounds up, to what a person can be told.

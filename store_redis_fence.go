@@ -234,8 +234,8 @@ func readBoth(ctx context.Context, pipe redis.Pipeliner, record, fence string) f
 	first := pipe.GetRange(ctx, record, 0, maxRecord)
 	second := pipe.GetRange(ctx, fence, 0, int64(fenceSize))
 	return func() (got recordAndFence, err error) {
-		if got.record, err = stringOf(first); err == nil {
-			got.fence, err = stringOf(second)
+		if got.record, err = cmdString(first); err == nil {
+			got.fence, err = cmdString(second)
 		}
 		return got, err
 	}
@@ -261,12 +261,12 @@ func (s *RedisStore) readKey(ctx context.Context, key string, most int) (string,
 	return await(ctx, s, func(ctx context.Context) (string, error) {
 		get := redis.NewStringCmd(ctx, "getrange", key, 0, most)
 		_ = s.client.Process(ctx, get)
-		return stringOf(get)
+		return cmdString(get)
 	})
 }
 
-// stringOf is the answer to a read; of a key of another type, notAString.
-func stringOf(cmd *redis.StringCmd) (string, error) {
+// cmdString is the answer to a read; of a key of another type, notAString.
+func cmdString(cmd *redis.StringCmd) (string, error) {
 	value, err := cmd.Result()
 	if isWrongType(err) {
 		return notAString, nil

@@ -1,0 +1,97 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"sync"
+
+	"github.com/sony/gobreaker/v2"
+)
+
+// breaker stops calls after outages in a row, until one of them works.
+type breaker = gobreaker.CircuitBreaker[*authAnswer]
+
+// newBreaker returns a breaker that opens on what failed says is an outage, and
+// counts for a success what is none, unless excluded says that it tells nothing.
+func newBreaker(name string, changes *breakerLog, failed, excluded func(error) bool) *breaker {
+	return gobreaker.NewCircuitBreaker[*authAnswer](gobreaker.Settings{
+		Name:          name,
+		Timeout:       breakerOpen,
+		ReadyToTrip:   func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= breakerTrips },
+		IsSuccessful:  func(err error) bool { return !failed(err) },
+		IsExcluded:    func(err error) bool { return err != nil && excluded(err) },
+		OnStateChange: changes.add, // under the breaker's lock
+	})
+}
+
+// isOutage reports whether err says that the server is ill, as opposed to
+// having been asked for something it refuses.
+func isOutage(err error) bool {
+	e, ok := errors.AsType[*AuthError](err)
+	return ok && errors.Is(err, ErrAuthUnavailable) && (e.StatusCode == 0 || e.StatusCode >= 500)
+}
+
+// noDatabase is how the auth server words that what it needs is away.
+var noDatabase = regexp.MustCompile(`^(connect|read|write|getaddrinfo) E[A-Z_]+\b`)
+
+// isLoginOutage is isOutage for a login. What somebody types may upset the
+// server, or a filter in front of it, in ways that look like an outage: so only
+// what typing cannot bring about counts, or two users could lock all others out.
+func isLoginOutage(err error) bool {
+	e, ok := errors.AsType[*AuthError](err)
+	return ok && isOutage(err) && (e.unsent || !e.stranger && noDatabase.MatchString(e.Message))
+}
+
+// breakerLog logs the changes of breakers, apart from whoever makes a call: a
+// log handler may be slow, and may ask the Service something.
+type breakerLog struct {
+	logger *slog.Logger
+
+	mu      sync.Mutex
+	changes []breakerChange // guarded by mu
+	running bool            // guarded by mu
+}
+
+type breakerChange struct {
+	name     string
+	from, to gobreaker.State
+}
+
+// maxBreakerChanges bounds what waits for a log handler that is stuck.
+const maxBreakerChanges = 100
+
+func (l *breakerLog) add(name string, from, to gobreaker.State) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.changes) < maxBreakerChanges {
+		l.changes = append(l.changes, breakerChange{name, from, to})
+	}
+	if !l.running {
+		l.running = true
+		go l.run()
+	}
+}
+
+// run logs until there is nothing left to.
+func (l *breakerLog) run() {
+	for {
+		l.mu.Lock()
+		if len(l.changes) == 0 {
+			l.running = false
+			l.mu.Unlock()
+			return
+		}
+		change := l.changes[0]
+		l.changes = l.changes[1:]
+		l.mu.Unlock()
+		l.say(change)
+	}
+}
+
+// say survives a panic in a caller's log handler.
+func (l *breakerLog) say(change breakerChange) {
+	defer func() { _ = recover() }()
+	l.logger.Warn(fmt.Sprintf("session: circuit breaker of %s", change.name), "from", change.from.String(), "to", change.to.String())
+}
