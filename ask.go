@@ -105,7 +105,7 @@ func (r *refresher) confirmUnlinked(ctx context.Context, userID string, linkErr 
 	case err != nil:
 		return false, err
 	case linked:
-		return false, &AuthError{Op: "link fetch", StatusCode: 404, Message: "no token for a user who is linked", kind: ErrAuthUnavailable}
+		return false, &AuthError{Op: opLinkFetch, StatusCode: 404, Message: "no token for a user who is linked", kind: ErrAuthUnavailable}
 	}
 	return true, errEnded
 }
@@ -116,7 +116,7 @@ func (r *refresher) confirmUnlinked(ctx context.Context, userID string, linkErr 
 func (r *refresher) spend(ctx context.Context, f *flight) outcome {
 	deadline, _ := ctx.Deadline()
 	if time.Until(deadline) < spendPatience+authTimeout+commitTime-time.Second {
-		return outcome{err: r.tookTooLong(ctx, "refresh")}
+		return outcome{err: r.tookTooLong(ctx, opRefresh)}
 	}
 	f.stopRenewing() // which would shorten the lease again
 	held, err := r.records.renew(ctx, f.event.userID, f.owner, spendingTTL)
@@ -124,7 +124,7 @@ func (r *refresher) spend(ctx context.Context, f *flight) outcome {
 	case err != nil:
 		return outcome{err: err}
 	case !held:
-		return outcome{err: &AuthError{Op: "lease", Message: "another process has taken over", kind: ErrAuthUnavailable}}
+		return outcome{err: &AuthError{Op: opLease, Message: "another process has taken over", kind: ErrAuthUnavailable}}
 	case f.event.overtaken():
 		return outcome{err: errOvertaken}
 	}

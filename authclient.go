@@ -43,6 +43,7 @@ const (
 	opLinkCreate = "link create"
 	opLinkRemove = "link remove"
 	opKeys       = "keys"
+	opLease      = "lease"
 )
 
 // authClient speaks HTTP to the auth server. It knows nothing of stores.

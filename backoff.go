@@ -39,8 +39,8 @@ func (a *attempts) worked(userID string) {
 // failure holds only refreshes ahead back; or all of them, if the server asked
 // for that.
 func (a *attempts) failed(base snapshot, err error) {
-	if errors.Is(err, context.Canceled) || errors.Is(err, ErrClosed) || errors.Is(err, ErrStoreUnavailable) || isTokenCheck(err) {
-		return
+	if errors.Is(err, context.Canceled) || errors.Is(err, ErrClosed) || errors.Is(err, ErrStoreUnavailable) || isTokenCheck(err) || wasNotAsked(err) {
+		return // which is no answer about this user
 	}
 	next := attempt{failed: 1, cause: causeOf(err), err: err, token: tokenOf(base)}
 	userID := base.stored.UserID

@@ -14,9 +14,14 @@ import (
 // from a cache is good for more than this.
 const minLife = 60 * time.Second
 
-// maxExpiry, in Unix seconds, is far beyond any real "exp" and well within what
-// arithmetic on times can take.
-const maxExpiry = 1 << 50
+const (
+	// maxToken bounds a token, in bytes; those of the auth server have 373.
+	maxToken = 16 << 10
+
+	// maxExpiry is how far ahead an "exp" may be. What is beyond is no time in
+	// seconds, but in milliseconds, perhaps.
+	maxExpiry = 10 * 365 * 24 * time.Hour
+)
 
 // token is a user's access token and what the caller-side needs to know of it.
 // The signature is not checked here: the token goes to backends, which do.
@@ -33,6 +38,9 @@ type token struct {
 // unreadable, which counts as dead.
 func parseToken(raw string) token {
 	t := token{raw: newSecret(raw)}
+	if len(raw) > maxToken || strings.ContainsFunc(raw, notInATokens) {
+		return t
+	}
 	_, rest, found := strings.Cut(raw, ".")
 	payload, signature, found2 := strings.Cut(rest, ".")
 	if !found || !found2 || strings.Contains(signature, ".") {
@@ -40,21 +48,31 @@ func parseToken(raw string) token {
 	}
 	var parser jwt.Parser // only decodes, never verifies
 	claims, err := parser.DecodeSegment(payload)
-	if err != nil || !gjson.ValidBytes(claims) {
+	// Nobody else has the bytes: a string of them spares the copy.
+	text := unsafe.String(unsafe.SliceData(claims), len(claims))
+	if err != nil || tooDeep(text) || !gjson.Valid(text) {
 		return t
 	}
-	// Nobody else has the bytes: a string of them spares the copy.
-	parsed := gjson.Parse(unsafe.String(unsafe.SliceData(claims), len(claims)))
+	parsed := gjson.Parse(text)
 	if !parsed.IsObject() {
 		return t
 	}
-	t.subject = parsed.Get("sub").String()
-	switch exp := parsed.Get("exp"); exp.Type {
+	var exp gjson.Result
+	parsed.ForEach(func(key, value gjson.Result) bool { // of two of a name the last counts, as everywhere
+		switch key.String() {
+		case "sub":
+			t.subject = value.String()
+		case "exp":
+			exp = value
+		}
+		return true
+	})
+	switch exp.Type {
 	case gjson.Null: // not there, or null
 		t.endless = true
 	case gjson.Number, gjson.String:
 		seconds, err := strconv.ParseFloat(exp.String(), 64)
-		if err != nil || !(seconds >= 0 && seconds <= maxExpiry) {
+		if err != nil || !(seconds >= 0 && seconds <= float64(time.Now().Add(maxExpiry).Unix())) {
 			return t
 		}
 		t.expires = time.Unix(int64(seconds), 0) // a fraction is not worth handing out
@@ -63,6 +81,16 @@ func parseToken(raw string) token {
 	}
 	t.readable = true
 	return t
+}
+
+// notInATokens reports what no token has in it: its alphabet is that of base64,
+// in either form, and the dot. A line break in it would end an HTTP header.
+func notInATokens(r rune) bool {
+	switch {
+	case 'A' <= r && r <= 'Z', 'a' <= r && r <= 'z', '0' <= r && r <= '9':
+		return false
+	}
+	return !strings.ContainsRune("-_.=+/~", r)
 }
 
 // outlives reports whether t is good for longer than o.

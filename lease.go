@@ -2,7 +2,6 @@ package session
 
 import (
 	"context"
-	"errors"
 	mathrand "math/rand/v2"
 	"sync"
 	"time"
@@ -44,7 +43,7 @@ func (r *refresher) lease(ctx context.Context, f *flight) (landing, error) {
 		timer.Stop()
 		stop()
 		if ctx.Err() != nil {
-			return landing{}, r.tookTooLong(ctx, "lease")
+			return landing{}, r.tookTooLong(ctx, opLease)
 		}
 		if woken { // most likely by what is needed: no lease is needed to read it
 			asOf := r.order.now()
@@ -131,18 +130,4 @@ func (r *refresher) releaseSoon(ctx context.Context, f *flight) {
 		defer r.life.end()
 		_ = apart(func() error { r.release(ctx, f, ""); return nil })
 	}()
-}
-
-// noteOf puts a failure of the auth server into words for other processes, or
-// returns "" for one that is this process's own, such as a wrong service key.
-// The words hold no secret because no error does.
-func (r *refresher) noteOf(err error) string {
-	if err == nil || !isAuthError(err) || !errors.Is(err, ErrAuthUnavailable) || wasNotAsked(err) || isRefused(err) || isTokenCheck(err) || r.life.ctx.Err() != nil {
-		return ""
-	}
-	return printable(err.Error())
-}
-
-func errorOf(note string) error {
-	return &AuthError{Op: "refresh", Message: printable("tried a moment ago: " + note), kind: ErrAuthUnavailable}
 }

@@ -85,6 +85,9 @@ func readPlainText(r Record) (*login, error) {
 	}
 	// Every read of the store decodes a record, so this is gjson's work, which
 	// slices the strings out of the value; encoding/json takes 4 times as long.
+	if tooDeep(r.Value) {
+		return nil, errors.New("nested too deep")
+	}
 	if !gjson.Valid(r.Value) {
 		return nil, errors.New("not JSON")
 	}

@@ -118,6 +118,9 @@ func (r *refresher) refreshAhead(ctx context.Context, l *login) {
 	if !r.canAsk(l) || !r.attempts.mayStartAhead(l.userID) {
 		return
 	}
+	if byLink := r.linkEnabled && linkable(l.userID); !byLink && r.auth.refreshPause(time.Now()) > 0 {
+		return // it can wait
+	}
 	select {
 	case r.aheads <- struct{}{}:
 	default:

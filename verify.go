@@ -13,6 +13,10 @@ import (
 // refresh token.
 const checkTimeout = 500 * time.Millisecond
 
+// maxChecks is how many calls of a token verifier run at a time, those that
+// nobody waits for any more included.
+const maxChecks = 256
+
 // opCheck is the Op of what a token verifier has to say.
 const opCheck = "token check"
 
@@ -46,7 +50,16 @@ func WithTokenVerifier(verify func(ctx context.Context, token string) error) Opt
 		if verify == nil {
 			return errors.New("session: WithTokenVerifier: no verifier")
 		}
-		c.verify = verify
+		running := make(chan struct{}, maxChecks)
+		c.verify = func(ctx context.Context, token string) error {
+			select {
+			case running <- struct{}{}:
+				defer func() { <-running }()
+				return verify(ctx, token)
+			case <-ctx.Done():
+				return fmt.Errorf("%w: too many token checks do not end", ErrAuthUnavailable)
+			}
+		}
 		return nil
 	}
 }
@@ -66,7 +79,7 @@ func (verify tokenCheck) run(ctx context.Context, token secret) error {
 	}
 	limited, cancel := context.WithTimeoutCause(ctx, checkTimeout, errTimeout)
 	defer cancel()
-	err := verify.call(limited, token.reveal())
+	err := verify.beside(limited, token.reveal())
 	switch {
 	case err == nil:
 		return nil
@@ -79,14 +92,29 @@ func (verify tokenCheck) run(ctx context.Context, token secret) error {
 	return fmt.Errorf("%w: %s", errBadToken, withoutToken(err, token))
 }
 
-// call survives a panic in a caller's verifier.
-func (verify tokenCheck) call(ctx context.Context, token string) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: panic in the token verifier: %T", ErrAuthUnavailable, p)
+// beside runs a caller's verifier beside its caller, so that one which heeds no
+// context blocks nobody; a panic, or the end of its goroutine, is an answer that
+// it cannot tell.
+func (verify tokenCheck) beside(ctx context.Context, token string) error {
+	done := make(chan error, 1)
+	go func() {
+		err := fmt.Errorf("%w: the token verifier ended its goroutine", ErrAuthUnavailable)
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("%w: panic in the token verifier: %T", ErrAuthUnavailable, p)
+			}
+			done <- err
+		}()
+		if err = verify(ctx, token); err != nil {
+			_ = err.Error() // one that cannot be printed panics here
 		}
 	}()
-	return verify(ctx, token)
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // granted checks a token that the auth server has just handed out: a bad one is
