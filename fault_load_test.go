@@ -243,7 +243,7 @@ func TestRefreshTokenIsNotSpentWithoutTheTimeToHearItsFate(t *testing.T) {
 		_, err := unlinked.Token(t.Context(), alice)
 		require.ErrorIs(t, err, session.ErrAuthUnavailable)
 		require.ErrorContains(t, err, "too many calls at once")
-		require.LessOrEqual(t, time.Since(began), time.Second)
+		require.LessOrEqual(t, time.Since(began), 3*time.Second)
 		require.Equal(t, calls, w.auth.Calls(sessiontest.Refresh))
 		require.Equal(t, before, w.stored(alice))
 		others.Wait()

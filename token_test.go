@@ -3,6 +3,7 @@ package session_test
 import (
 	"context"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -546,18 +547,22 @@ func TestFailureSpeaksForOtherProcesses(t *testing.T) {
 
 func TestTokensOfUnusualClaims(t *testing.T) {
 	exp := func(v any) map[string]any { return map[string]any{"sub": "u", "exp": v} }
+	soon := time.Now().Add(time.Hour).Unix()
 	for name, c := range map[string]struct {
 		claims map[string]any
 		served bool
 	}{
 		"no exp":               {map[string]any{"sub": "u"}, true},
-		"exp as a string":      {exp("4102444800"), true},
+		"exp as a string":      {exp(strconv.FormatInt(soon, 10)), true},
 		"exp in the past":      {exp("946684800"), false},
 		"exp 0":                {exp(0), false},
 		"exp is no number":     {exp("soon"), false},
 		"exp beyond all time":  {exp(1e300), false},
-		"subject is a number":  {map[string]any{"sub": 7, "exp": 4102444800}, true},
-		"exp with a fraction":  {exp(4102444800.5), true},
+		"exp in milliseconds":  {exp(soon * 1000), false},
+		"exp in eleven years":  {exp(time.Now().AddDate(11, 0, 0).Unix()), false},
+		"exp in nine years":    {exp(time.Now().AddDate(9, 0, 0).Unix()), true},
+		"subject is a number":  {map[string]any{"sub": 7, "exp": soon}, true},
+		"exp with a fraction":  {exp(float64(soon) + 0.5), true},
 		"negative exp":         {exp(-62135596800), false},
 		"exp null, so no exp":  {exp(nil), true},
 		"exp is a list, a lie": {exp([]int{1}), false},

@@ -136,6 +136,7 @@ func (s *AuthServer) answer(header http.Header, c *call, r *http.Request) (int, 
 	if c.run.Err() != nil { // a server that is down begins nothing
 		panic(http.ErrAbortHandler)
 	}
+	header.Set("Date", s.now().UTC().Format(http.TimeFormat)) // by the server's clock
 	// The body is parsed before calls are counted.
 	value, bad := any(nil), parsable(c)
 	if bad == nil {
