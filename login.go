@@ -46,7 +46,7 @@ func (s *Service) Login(ctx context.Context, userID, email, password string) (*S
 		s.count.loginFailures.Add(1)
 		return nil, err
 	}
-	e := s.order.begin(userID, true)
+	e, begun := s.order.begin(userID, true), s.refresher.clock.now()
 	g, err := s.auth.login(ctx, email, password)
 	if err != nil {
 		e.end()
@@ -61,7 +61,7 @@ func (s *Service) Login(ctx context.Context, userID, email, password string) (*S
 			s.count.loginFailures.Add(1)
 			return err
 		}
-		if installed, err = s.install(ctx, e, s.granted(userID, g)); err != nil {
+		if installed, err = s.install(ctx, e, begun, s.granted(userID, g)); err != nil {
 			return err
 		}
 		s.count.logins.Add(1)
@@ -106,7 +106,7 @@ func (s *Service) detached(ctx context.Context, e *event, limit time.Duration, d
 
 // install makes next the user's session, whatever is stored: in the store, or
 // while that is away in this process until it is back.
-func (s *Service) install(ctx context.Context, e *event, next *login) (*login, error) {
+func (s *Service) install(ctx context.Context, e *event, begun time.Time, next *login) (*login, error) {
 	writing, done, err := e.write(ctx)
 	if err != nil {
 		return nil, s.overtakenBy(err)
@@ -116,7 +116,7 @@ func (s *Service) install(ctx context.Context, e *event, next *login) (*login, e
 	next.since = s.refresher.clock.now()
 	for {
 		brief, cancel := s.records.brief(writing)
-		installed, err := s.installOnce(brief, e, next)
+		installed, err := s.installOnce(brief, e, begun, next)
 		cancel()
 		switch {
 		case err == nil:
@@ -136,10 +136,13 @@ func (s *Service) install(ctx context.Context, e *event, next *login) (*login, e
 }
 
 // installOnce is one attempt: a read and a write.
-func (s *Service) installOnce(ctx context.Context, e *event, next *login) (*login, error) {
+func (s *Service) installOnce(ctx context.Context, e *event, begun time.Time, next *login) (*login, error) {
 	base, err := s.records.readLogout(ctx, e.userID)
 	if err != nil {
 		return nil, err
+	}
+	if e.isAnswered() && (base.loggedOut.After(begun) || base.login.sinceOrZero().After(begun)) {
+		return nil, errOvertaken // by another process
 	}
 	next.since = s.refresher.clock.after(next.since, base.login.sinceOrZero(), base.loggedOut)
 	merged, same := mergeLogin(base.login, next, s.outbox.of(e.userID).startsClean())

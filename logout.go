@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // LogoutOption changes what [Service.Logout] does.
@@ -81,6 +82,10 @@ func (s *Service) remove(ctx context.Context, e *event) (err error) {
 		brief, cancel := s.records.brief(writing)
 		var now snapshot
 		if now, err = s.records.readLogout(brief, e.userID); err == nil {
+			if e.isAnswered() && !p.ends(now.login, time.Now()) { // a login elsewhere since
+				cancel()
+				return nil
+			}
 			// Later than what it ends, also if that was dated by a faster clock,
 			// and also if it ends it later.
 			if since := now.login.sinceOrZero(); !since.Before(p.since) {

@@ -115,6 +115,14 @@ func (e *event) answer() {
 	}
 }
 
+// isAnswered reports whether nobody waits for e any more. Then it must not count
+// after what another process has done since e began, either.
+func (e *event) isAnswered() bool {
+	e.user.mu.Lock()
+	defer e.user.mu.Unlock()
+	return e.answered
+}
+
 // claim makes a login or logout count from now on: what began before it is
 // overtaken, and what it is writing is given up. It returns false if e is
 // overtaken itself.

@@ -474,3 +474,54 @@ func TestLogoutInAnOutageEndsASessionThatIsDatedAhead(t *testing.T) {
 func dated(record string, began time.Time) string {
 	return regexp.MustCompile(`"since":\d+`).ReplaceAllString(record, fmt.Sprintf(`"since":%d`, began.UnixMicro()))
 }
+
+// What a caller gave up does not count after what another process has done since.
+func TestWhatWasGivenUpDoesNotCountAfterAnotherProcess(t *testing.T) {
+	for name, flow := range map[string]func(t *testing.T, w *world, other *session.Service, h *hooked, giveUp func(call func(context.Context) error)){
+		"logout, and a login elsewhere": func(t *testing.T, w *world, other *session.Service, h *hooked, giveUp func(func(context.Context) error)) {
+			w.login(w.svc)
+			giveUp(func(ctx context.Context) error { return w.svc.Logout(ctx, alice) })
+			_, err := other.Login(t.Context(), alice, "bob@example.com", password)
+			require.NoError(t, err)
+			h.off()
+			time.Sleep(3 * time.Second)
+			wantAccount(t, other, "bob@example.com")
+		},
+		"login, and a logout elsewhere": func(t *testing.T, w *world, other *session.Service, h *hooked, giveUp func(func(context.Context) error)) {
+			giveUp(func(ctx context.Context) error { _, err := w.svc.Login(ctx, alice, email, password); return err })
+			require.NoError(t, other.Logout(t.Context(), alice))
+			h.off()
+			time.Sleep(3 * time.Second)
+			wantLoggedOut(t, w, other)
+		},
+		"login, and a login elsewhere": func(t *testing.T, w *world, other *session.Service, h *hooked, giveUp func(func(context.Context) error)) {
+			giveUp(func(ctx context.Context) error { _, err := w.svc.Login(ctx, alice, email, password); return err })
+			_, err := other.Login(t.Context(), alice, "bob@example.com", password)
+			require.NoError(t, err)
+			h.off()
+			time.Sleep(3 * time.Second)
+			wantAccount(t, other, "bob@example.com")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHooked()
+				defer h.MemoryStore.Close()
+				w := newWorld(t, h)
+				other := (&world{t: t, auth: w.auth, log: w.log, store: h.another()}).service()
+				flow(t, w, other, h, func(call func(context.Context) error) {
+					time.Sleep(time.Millisecond)
+					h.on(func(ctx context.Context, _ string, do func(context.Context) error) error {
+						time.Sleep(time.Second) // until the other process is through
+						return do(ctx)
+					}, "LoggedOutAt")
+					ctx, cancel := context.WithCancel(t.Context())
+					result := later(func() error { return call(ctx) })
+					cancel()
+					require.ErrorIs(t, <-result, context.Canceled)
+					time.Sleep(time.Millisecond)
+				})
+			})
+		})
+	}
+}

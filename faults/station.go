@@ -179,10 +179,16 @@ func (s *watchedStore) Delete(ctx context.Context, old session.Record) error {
 	return err
 }
 
-func (s *watchedStore) Entomb(ctx context.Context, userID string, at time.Time) error {
-	err := s.RedisStore.Entomb(ctx, userID, at)
-	s.note(userID, "", err)
+func (s *watchedStore) MarkLoggedOut(ctx context.Context, old session.Record, at time.Time, keep time.Duration) error {
+	err := s.RedisStore.MarkLoggedOut(ctx, old, at, keep)
+	s.note(old.UserID, "", err)
 	return err
+}
+
+func (s *watchedStore) LoggedOutAt(ctx context.Context, userID string) (session.Record, time.Time, error) {
+	rec, at, err := s.RedisStore.LoggedOutAt(ctx, userID)
+	s.note(userID, "", err)
+	return rec, at, err
 }
 
 // Get and Acquire count too: a Service that cannot read goes on by what it knows.
