@@ -332,17 +332,19 @@ func (l *ledger) wantedData(user int, key string) (values []int, ok bool) {
 	ending := int64(0)              // until when a logout may still take effect that was not acknowledged
 	emails := make(map[string]bool) // of the session, for all that is known
 	for _, d := range l.of(user) {
+		another := d.do == doLogin && len(emails) > 0 && (len(emails) > 1 || !emails[d.email])
 		if d.outcome == done && d.do != doSet {
 			back, away := l.damage.backBy(d.bot, d.start, d.end, wayBack)
-			if ending > 0 && away { // it waits for the store together with the logout
+			if away && (ending > 0 || another) { // it waits for the store, alone or together with the logout
 				ending = back + int64(leaseTime)
 			} else {
 				ending = 0
 			}
 		}
-		another := d.do == doLogin && len(emails) > 0 && (len(emails) > 1 || !emails[d.email])
 		switch {
 		case d.outcome == nothing:
+		case another && d.outcome == done:
+			values, ok = nil, false
 		case d.do == doLogout && d.outcome == unclear:
 			values, ok, ending = nil, false, math.MaxInt64
 		case d.start < ending: // what is written meanwhile goes when the logout takes effect
