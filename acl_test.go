@@ -28,10 +28,12 @@ func documentedACL(t *testing.T) []string {
 }
 
 // restricted is a world whose user on Redis may do what the rules say.
-func restricted(t *testing.T, rules []string) (*world, *redistest.Server) {
+func restricted(t *testing.T, rules []string, database string) (*world, *redistest.Server) {
 	t.Helper()
 	server := redistest.Start(t, redistest.WithACL("bot on >secret "+strings.Join(rules, " ")))
-	client := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "bot", Password: "secret"})
+	options, err := redis.ParseURL("redis://bot:secret@" + server.Addr + "/" + database)
+	require.NoError(t, err)
+	client := redis.NewClient(options)
 	t.Cleanup(func() { client.Close() })
 	return newWorld(t, newRedisStore(t, client)), server
 }
@@ -102,6 +104,7 @@ func useEverything(ctx context.Context, w *world) error {
 	try(w.svc.Stats(ctx))
 	try(w.svc.Cleanup(ctx))
 	do(w.svc.Logout(ctx, alice))
+	do(w.svc.Logout(ctx, alice)) // who has been logged out before
 	do(w.svc.Logout(ctx, bob, session.AndUnlink()))
 	return errors.Join(errs...)
 }
@@ -128,9 +131,18 @@ func TestDocumentedACLIsWhatIsNeeded(t *testing.T) {
 	}
 	t.Run("server", func(t *testing.T) {
 		t.Parallel()
-		w, server := restricted(t, documented)
+		w, server := restricted(t, documented, "0")
 		require.NoError(t, useEverything(t.Context(), w))
 		believed(t, w, server)
+		require.Empty(t, refusals(server.MustDo("ACL", "LOG")))
+	})
+	t.Run("another database", func(t *testing.T) {
+		t.Parallel()
+		w, server := restricted(t, documented, "2")
+		require.NoError(t, useEverything(t.Context(), w))
+		w.login(w.svc)
+		w.cache()
+		tracks(t, server)
 		require.Empty(t, refusals(server.MustDo("ACL", "LOG")))
 	})
 	t.Run("cluster", func(t *testing.T) {
@@ -144,7 +156,7 @@ func TestDocumentedACLIsWhatIsNeeded(t *testing.T) {
 	})
 	t.Run("by Pub/Sub", func(t *testing.T) {
 		t.Parallel()
-		w, server := restricted(t, without(tracking))
+		w, server := restricted(t, without(tracking), "0")
 		require.NoError(t, useEverything(t.Context(), w))
 		w.login(w.svc)
 		w.cache()
@@ -163,8 +175,10 @@ func TestDocumentedACLIsWhatIsNeeded(t *testing.T) {
 			case "+cluster|nodes", "+cluster|slots", "+asking", "+command":
 				servers = servers[:2]
 				w, servers[0], servers[1], _ = restrictedCluster(t, without(removed...))
+			case "+select":
+				w, servers[0] = restricted(t, without(removed...), "2")
 			default:
-				w, servers[0] = restricted(t, without(removed...))
+				w, servers[0] = restricted(t, without(removed...), "0")
 			}
 			t.Cleanup(func() { // what could not be written waits, and Close for it
 				for _, server := range servers {
