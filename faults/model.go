@@ -79,6 +79,9 @@ func (e event) step(s state) (bool, state) {
 	if e.overtaken(s) {
 		return true, s
 	}
+	if (e.Do == doSet || e.Do == doGet) && !s.In && s.Linked {
+		s = s.begin(e.LinkSID, 0) // for which the link makes a session
+	}
 	switch e.Do {
 	case doLogin:
 		next := s.begin(e.SID, e.Account)
