@@ -140,8 +140,7 @@ func (a *authClient) login(ctx context.Context, email, password string) (g grant
 
 // refresh spends a refresh token for new tokens. It is never repeated: the
 // token is single-use. It waits for its turn for as long as patience and ctx
-// allow: see spendGate. errTokenSpent is the server's clear no; notSent tells of
-// an error whether the token has been at risk. The grant may hold a token that
+// allow: see spendGate. errTokenSpent is the server's clear no; The grant may hold a token that
 // is not usable: its refresh token must be kept all the same.
 func (a *authClient) refresh(ctx context.Context, token secret, patience time.Duration) (g grant, err error) {
 	leave, err := a.spends.enter(ctx, token, patience)
@@ -263,13 +262,6 @@ func wasNotAsked(err error) bool {
 		}
 	}
 	return false
-}
-
-// notSent reports whether err says that nothing of the call, a refresh token in
-// particular, has left this process.
-func notSent(err error) bool {
-	e, ok := errors.AsType[*AuthError](err)
-	return ok && e.unsent
 }
 
 func notAskedError(op, why string, cause error) *AuthError {
