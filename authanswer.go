@@ -124,7 +124,7 @@ func (r *authAnswer) verdict() error {
 }
 
 // loginVerdict is what a refused login means. The recorded deployment answers
-// 500 to a wrong password and to an e-mail that is not verified, and lists what
+// 500 to a wrong password and to an email that is not verified, and lists what
 // is malformed under a 400; others answer 401 and 403, whatever they word it.
 func (r *authAnswer) loginVerdict(no refusal) error {
 	switch {

@@ -122,7 +122,7 @@ func defaultHTTPClient() *http.Client {
 	}
 }
 
-// login exchanges e-mail and password for tokens. It is never repeated.
+// login exchanges email and password for tokens. It is never repeated.
 func (a *authClient) login(ctx context.Context, email, password string) (g grant, err error) {
 	_, err = a.once(ctx, authCall{
 		op: opLogin, method: http.MethodPost, path: a.loginPath,

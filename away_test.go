@@ -23,7 +23,7 @@ type link struct {
 
 	away       atomic.Bool  // nothing gets through
 	hangs      atomic.Bool  // reads hang while the store is away
-	readOnly   atomic.Bool  // records can be read, and log-outs noted
+	readOnly   atomic.Bool  // records can be read, and logouts noted
 	loseAnswer atomic.Bool  // writes get through, their answers do not
 	panics     atomic.Bool  // on every write
 	dropped    atomic.Value // a chan struct{} that is closed with the connections

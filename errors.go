@@ -16,13 +16,13 @@ var (
 	// one behind their back. Reply: please log in.
 	ErrNotLoggedIn = errors.New("session: not logged in")
 
-	// ErrInvalidCredentials means that the auth server refused the e-mail or
+	// ErrInvalidCredentials means that the auth server refused the email or
 	// the password, or that one of them was empty.
-	ErrInvalidCredentials = errors.New("session: invalid e-mail or password")
+	ErrInvalidCredentials = errors.New("session: invalid email or password")
 
-	// ErrEmailNotVerified means that the password was right but the e-mail
+	// ErrEmailNotVerified means that the password was right but the email
 	// address still has to be confirmed.
-	ErrEmailNotVerified = errors.New("session: e-mail not verified")
+	ErrEmailNotVerified = errors.New("session: email not verified")
 
 	// ErrRateLimited means that a login was refused because there were too
 	// many, by this user or by all; the [AuthError] beside it says how long to

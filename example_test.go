@@ -117,7 +117,7 @@ func ExampleService_Login() {
 	case errors.Is(err, session.ErrInvalidCredentials):
 		fmt.Println("That is not your password.")
 	case errors.Is(err, session.ErrEmailNotVerified):
-		fmt.Println("Please confirm your e-mail address first.")
+		fmt.Println("Please confirm your email address first.")
 	case errors.Is(err, session.ErrRateLimited):
 		if said, ok := errors.AsType[*session.AuthError](err); ok {
 			fmt.Println("Too many logins; try again in", said.RetryAfter)

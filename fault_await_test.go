@@ -145,7 +145,7 @@ var awaits = map[string]await{
 	"login: the read":                 {method: "Get", had: nothing, call: callLogin, then: keptAndServed},
 	"login: the write":                {method: "Swap", had: nothing, call: callLogin, then: keptAndServed},
 	"login: the link":                 {op: sessiontest.LinkCreate, had: nothing, call: callLogin, then: keptAndServed},
-	"log-out: the write":              {method: "Delete", had: loggedIn, call: callLogout, then: hasNoSession},
+	"logout: the write":              {method: "Delete", had: loggedIn, call: callLogout, then: hasNoSession},
 	"token: the read":                 {method: "Get", had: linkedAlice, call: callToken, then: nothing},
 	"token: the lease":                {lease: true, had: linkedAlice, call: callToken, then: keptAndServed},
 	"token: the lease's answer":       {method: "Acquire", had: linkedAlice, call: callToken, then: keptAndServed},
@@ -280,7 +280,7 @@ func TestCloseAtAnyMoment(t *testing.T) {
 				switch {
 				case waitsOut[name]:
 					require.ErrorContains(t, err, "still running")
-				case name == "log-out: the write": // it waits for the store
+				case name == "logout: the write": // it waits for the store
 					require.ErrorContains(t, err, "not stored")
 				default:
 					require.NoError(t, err)
@@ -367,8 +367,8 @@ func TestLoginRacingALogout(t *testing.T) {
 		first, second func(ctx context.Context, svc *session.Service) error
 		in            bool
 	}{
-		"log-out while a login is about to be stored": {"Swap", callLogin, callLogout, true},
-		"login while a log-out is about to be stored": {"Delete", callLogout, callLogin, false},
+		"logout while a login is about to be stored": {"Swap", callLogin, callLogout, true},
+		"login while a logout is about to be stored": {"Delete", callLogout, callLogin, false},
 	} {
 		for _, hadSession := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/had a session: %t", name, hadSession), func(t *testing.T) {

@@ -179,7 +179,7 @@ func TestLogoutElsewhereBeatsAnOlderQueuedLogin(t *testing.T) {
 	a.login(a.svc)
 	require.NoError(t, a.near.Logout(t.Context(), alice))
 	a.queueLast()
-	a.drained(func() bool { return a.exists(alice) }, "the log-out was undone")
+	a.drained(func() bool { return a.exists(alice) }, "the logout was undone")
 	eventually(t, "it is obeyed here, too", func() bool {
 		_, err := a.svc.Token(t.Context(), alice)
 		return errors.Is(err, session.ErrNotLoggedIn)
@@ -243,8 +243,8 @@ func TestLastOfWhatWasQueuedCounts(t *testing.T) {
 	s, err := a.svc.Login(t.Context(), carol, email, password)
 	require.NoError(t, err)
 	a.queueLast()
-	eventually(t, "a log-out after a login", func() bool { return !a.exists(alice) })
-	eventually(t, "a login after a log-out", func() bool { return a.exists(carol) })
+	eventually(t, "a logout after a login", func() bool { return !a.exists(alice) })
+	eventually(t, "a login after a logout", func() bool { return a.exists(carol) })
 	a.drained(func() bool { return a.exists(alice) || !a.exists(carol) }, "the first of two counted")
 	require.Equal(t, s.Token(), mustToken(t, a.near, carol))
 }
@@ -293,7 +293,7 @@ func TestDeadTokenIsReplacedByTheLinkWhileRedisIsAway(t *testing.T) {
 	mustToken(t, a.near, carol)
 }
 
-// A log-out that finds Redis away is about the session that there was, also if
+// A logout that finds Redis away is about the session that there was, also if
 // its token was replaced by another bot after it.
 func TestQueuedLogoutEndsASessionThatWasRefreshedElsewhere(t *testing.T) {
 	t.Parallel()

@@ -534,7 +534,7 @@ func TestRedisOutOfMemory(t *testing.T) {
 	_, err = stranger.Token(t.Context(), bob)
 	require.ErrorIs(t, err, session.ErrStoreUnavailable)
 	require.Zero(t, w.auth.Calls(sessiontest.Refresh), "a refresh token is not spent without room for its successor")
-	require.NoError(t, w.svc.Logout(t.Context(), carol), "a log-out takes no room")
+	require.NoError(t, w.svc.Logout(t.Context(), carol), "a logout takes no room")
 	require.Equal(t, "0", server.MustDo("EXISTS", "bot:session:"+carol))
 
 	full(false)
@@ -579,7 +579,7 @@ func TestRedisThatRefusesThePassword(t *testing.T) {
 			for what, err := range map[string]error{
 				"token":   func() error { _, err := w.svc.Token(t.Context(), alice); return err }(),
 				"data":    w.svc.SetData(t.Context(), alice, "k", 1),
-				"log-out": w.svc.Logout(t.Context(), alice),
+				"logout": w.svc.Logout(t.Context(), alice),
 				"listing": func() error { _, err := w.svc.Stats(t.Context()); return err }(),
 			} {
 				require.ErrorIs(t, err, session.ErrStoreUnavailable, what)
@@ -652,7 +652,7 @@ func TestRedisThatForbidsCommands(t *testing.T) {
 				require.Equal(t, 1, stats.Total)
 			}
 			require.NoError(t, other.Logout(ctx, alice))
-			eventually(t, "the log-out is seen", func() bool {
+			eventually(t, "the logout is seen", func() bool {
 				_, err := w.svc.Token(ctx, alice)
 				return errors.Is(err, session.ErrNotLoggedIn)
 			})

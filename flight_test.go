@@ -10,8 +10,8 @@ import (
 	"github.com/mana/session/sessiontest"
 )
 
-// A flight that a log-out elsewhere overtakes says so to those who asked before
-// the log-out. Who asks after it begins a new session by the link, although the
+// A flight that a logout elsewhere overtakes says so to those who asked before
+// the logout. Who asks after it begins a new session by the link, although the
 // flight is still under way.
 func TestLinkedUserWhoAsksAfterALogoutDoesNotLandWithTheFlightBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 type Health struct {
 	Store ComponentHealth
 	Auth  ComponentHealth
-	// Queued is how many logins, log-outs and refreshes wait for the store.
+	// Queued is how many logins, logouts and refreshes wait for the store.
 	Queued int
 	// Degraded says that the Service serves what it knows because the store
 	// or the auth server does not answer.

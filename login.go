@@ -7,13 +7,13 @@ import (
 	"time"
 )
 
-// What no e-mail address and no password exceeds, in bytes.
+// What no email address and no password exceeds, in bytes.
 const (
 	maxEmail    = 254
 	maxPassword = 1024
 )
 
-// Login exchanges e-mail and password for a session, which replaces the user's
+// Login exchanges email and password for a session, which replaces the user's
 // present one. A login of the same account keeps the session's data; one of
 // another account starts clean. With the SSO-Link enabled it also tries to
 // link the Matrix user to the account; that may fail without consequence and
@@ -265,7 +265,7 @@ func (s *Service) session(ctx context.Context, userID string) (*login, error) {
 	return l, err
 }
 
-// Email returns the e-mail address of the user's account as it was at login,
+// Email returns the email address of the user's account as it was at login,
 // or "" if neither the login nor the SSO-Link told it. Errors are those of
 // [Service.Session].
 func (s *Service) Email(ctx context.Context, userID string) (string, error) {

@@ -96,7 +96,7 @@ func TestRefreshDoesNotMakeASessionYounger(t *testing.T) {
 	}
 }
 
-// The log-out was just before the session began, by a clock that runs ahead.
+// The logout was just before the session began, by a clock that runs ahead.
 func TestSessionThatIsStoredHasNotBeenLoggedOut(t *testing.T) {
 	at := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	old := &login{userID: "@a:h", email: "a@h", refresh: newSecret("r0"), since: at, expires: at.Add(time.Hour)}

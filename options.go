@@ -272,7 +272,7 @@ func WithLogger(logger *slog.Logger) Option {
 }
 
 // WithNearCache sets how many users' sessions this process keeps at hand;
-// default 100,000, about 1 kB each. 0 switches the near cache off, so that
+// default 100,000, in 2 KiB each on average: large records count for several. 0 switches the near cache off, so that
 // every Token reads the store. It serves stores that implement [Watcher].
 func WithNearCache(maxEntries int) Option {
 	return func(c *config) error {

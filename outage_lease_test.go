@@ -200,7 +200,7 @@ func TestLeaseStaysWithASuccessorWhoseStoringBrokeOff(t *testing.T) {
 }
 
 // watched is a link over which something happens at a point of a write-back or a
-// log-out.
+// logout.
 type watched struct {
 	*link
 	sought, removed func() // after a tombstone was looked for; after a record was removed
@@ -224,7 +224,7 @@ func (l *watched) MarkLoggedOut(ctx context.Context, old session.Record, at time
 	return err
 }
 
-// Whichever comes first, the log-out or what it overtakes, no session is left.
+// Whichever comes first, the logout or what it overtakes, no session is left.
 func TestLogoutRacingAWriteBackLasts(t *testing.T) {
 	for name, race := range map[string]func(near, far *watched, logout func()){
 		"after its tombstone was looked for": func(near, _ *watched, logout func()) {
@@ -295,7 +295,7 @@ func (p *partly) Watch(ctx context.Context, feed session.Feed) error {
 	return p.link.MemoryStore.Watch(ctx, feed)
 }
 
-// One node of a Cluster being away does not hide log-outs of users on the others.
+// One node of a Cluster being away does not hide logouts of users on the others.
 func TestLogoutElsewhereIsSeenWhileOtherUsersRecordsCannotBeRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &partly{link: newLink(t)}
@@ -365,7 +365,7 @@ func (h locking) SwapLeased(ctx context.Context, owner string, o, n session.Reco
 
 type storeOnly struct{ *halting }
 
-// A log-out in the same process is not undone by the write-back of the login before it.
+// A logout in the same process is not undone by the write-back of the login before it.
 func TestLogoutIsNotUndoneByTheWriteBackUnderWay(t *testing.T) {
 	for name, wrap := range map[string]func(*halting) session.Store{
 		"lease, no tombstones": func(h *halting) session.Store { return locking{h} },

@@ -109,7 +109,7 @@ func TestLogoutElsewhereBeatsAnOlderLoginThatWaits(t *testing.T) {
 }
 
 func TestLogoutElsewhereThatWaitedBeatsAnOlderLoginThatWaits(t *testing.T) {
-	for name, order := range map[string][]int{"log-out stored first": {1, 0}, "login stored first": {0, 1}} {
+	for name, order := range map[string][]int{"logout stored first": {1, 0}, "login stored first": {0, 1}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				links := []*link{newLink(t), nil}
@@ -137,7 +137,7 @@ func TestLogoutElsewhereThatWaitedBeatsAnOlderLoginThatWaits(t *testing.T) {
 	}
 }
 
-// A log-out that waits does not break the lease of a flight that was begun before it.
+// A logout that waits does not break the lease of a flight that was begun before it.
 func TestLogoutThatWaitedIsNotUndoneByAFlightElsewhere(t *testing.T) {
 	duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 		a.auth.Link(carol, email)
@@ -205,7 +205,7 @@ func TestLoginAfterALogoutDuringAnOutageStartsClean(t *testing.T) {
 		require.Empty(t, a.theme(a.svc))
 		a.back()
 		require.Equal(t, s.Token(), mustToken(t, a.other, alice))
-		require.Empty(t, a.theme(a.other), "the data went with the log-out")
+		require.Empty(t, a.theme(a.other), "the data went with the logout")
 	})
 }
 
@@ -571,7 +571,7 @@ func TestWriteWhoseAnswerWasLost(t *testing.T) {
 			require.Equal(t, "light", a.theme(a.svc))
 		})
 	})
-	t.Run("log-out", func(t *testing.T) {
+	t.Run("logout", func(t *testing.T) {
 		duringAnOutage(t, func(t *testing.T, a *twoProcesses) {
 			a.link.loseAnswer.Store(true)
 			require.ErrorIs(t, a.svc.Logout(t.Context(), alice), session.ErrStoreUnavailable)

@@ -18,7 +18,7 @@ const (
 	maxDataRecord = 1 << 20
 )
 
-// login is what one log-in left behind: the decoded form of a record. It is
+// login is what one login left behind: the decoded form of a record. It is
 // immutable once it is shared.
 type login struct {
 	userID  string
@@ -164,11 +164,11 @@ func (l *login) sinceOrZero() time.Time {
 }
 
 // unknownSince is when a session began of which that cannot be told: before any
-// log-out.
+// logout.
 var unknownSince = time.UnixMicro(1)
 
 // began is when the session began, or the zero time if that cannot be told. The
-// TypeScript service does not keep it, but leaves an e-mail only in a session
+// TypeScript service does not keep it, but leaves an email only in a session
 // that a login began, or that it changed without giving it another end.
 func (l *login) began() time.Time {
 	switch {

@@ -17,7 +17,7 @@ import (
 	"github.com/mana/session/sessiontest"
 )
 
-// Ways in which a login once was lost, or a log-out undone.
+// Ways in which a login once was lost, or a logout undone.
 
 func TestCloseLetsTheAnswerToARefreshTokenArrive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -25,19 +25,26 @@
 // which account is linked to the Matrix user (the SSO-Link) and hands out its
 // tokens to the bot's service key. Tokens live for minutes, sessions for days.
 // A token that nears its end is replaced behind the callers, by the SSO-Link
-// or else by the refresh token from the login; e-mail and data stay.
+// or else by the refresh token from the login; email and data stay.
 //
 // # What ends a session
 //
-// A log-out, the auth server's own clear "no", or seven days without use.
-// Nothing else: an auth server that fails, an answer that makes no sense, a
-// rejected service key or a store that is away cost nobody their session.
+// A logout, the auth server's own clear "no", or seven days without use.
+// Nothing else: an auth server that fails, a gateway in front of it, an answer
+// that makes no sense, a rejected service key or a store that is away cost
+// nobody their session.
 //
 // # Many bots
 //
 // Bots that share a store share the sessions. Whoever finds a dead token takes
-// a lease on the user, so that one call is made however many ask; every write
-// is a compare-and-swap, so that a refresh that comes late loses to a log-out.
+// a lease on the user, so that one call is made however many ask.
+//
+// # One order per user
+//
+// Every login, logout and refresh of a user has a place in one order, and what
+// was overtaken does not land, whether it hung on a dead connection, was given
+// up by its caller, or was pending while the store was away. On the store every
+// write is a compare-and-swap on what was read, an absence included.
 package session
 
 import (

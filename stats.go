@@ -38,7 +38,7 @@ type Stats struct {
 	StoreErrors int64
 	Unreadable  int64 // records that were no sessions
 
-	// Logins, log-outs and refreshes that the store was away for.
+	// Logins, logouts and refreshes that the store was away for.
 	Queued      int   // waiting for it now
 	WrittenBack int64 // stored when it was back
 	Overtaken   int64 // of no use then, because the store held something newer

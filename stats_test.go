@@ -156,7 +156,7 @@ func TestHealthOfAStoreThatIsAway(t *testing.T) {
 	require.ErrorIs(t, err, session.ErrStoreUnavailable)
 	require.NotZero(t, stats.StoreErrors)
 	_, err = w.svc.Token(t.Context(), alice)
-	require.ErrorIs(t, err, session.ErrStoreUnavailable, "minting now could undo a log-out")
+	require.ErrorIs(t, err, session.ErrStoreUnavailable, "minting now could undo a logout")
 	require.ErrorIs(t, w.svc.Logout(t.Context(), alice), session.ErrStoreUnavailable)
 	require.ErrorIs(t, w.svc.SetData(t.Context(), alice, "k", 1), session.ErrStoreUnavailable)
 	server.Start()

@@ -90,7 +90,7 @@ func TestLinkedUserNeedsNoLogin(t *testing.T) {
 		require.Equal(t, 1, w.auth.Calls(sessiontest.LinkFetch))
 		got, err := w.svc.Email(t.Context(), alice)
 		require.NoError(t, err)
-		require.Equal(t, email, got, "the link call returns the e-mail")
+		require.Equal(t, email, got, "the link call returns the email")
 	})
 }
 

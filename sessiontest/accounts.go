@@ -114,7 +114,7 @@ func (s *AuthServer) RevokeRefreshTokens(email string) {
 func (s *AuthServer) mustUser(method, email string) *user {
 	u := s.users[strings.ToLower(email)]
 	if u == nil {
-		panic("sessiontest: " + method + ": no account with e-mail " + email)
+		panic("sessiontest: " + method + ": no account with email " + email)
 	}
 	return u
 }

@@ -75,7 +75,7 @@ func TestLinkOutlivesItsAccount(t *testing.T) {
 
 func TestLinkToNobodyPanics(t *testing.T) {
 	w := inProcess(t)
-	require.PanicsWithValue(t, "sessiontest: Link: no account with e-mail x@example.com", func() { w.Link(alice, "x@example.com") })
+	require.PanicsWithValue(t, "sessiontest: Link: no account with email x@example.com", func() { w.Link(alice, "x@example.com") })
 	require.False(t, w.Linked(alice), "and the server goes on")
 }
 

@@ -197,7 +197,7 @@ func TestMintedAndSignedTokensAreReal(t *testing.T) {
 		require.Contains(t, claims, fmt.Sprintf(`"exp":%d,`, expires.Unix()))
 		_, claims = parts(t, w.Sign(map[string]any{"sub": "<me>"}), w.PublicKey())
 		require.Equal(t, `{"sub":"<me>"}`, claims)
-		require.PanicsWithValue(t, "sessiontest: MintToken: no account with e-mail x@example.com", func() { w.MintToken("x@example.com", expires) })
+		require.PanicsWithValue(t, "sessiontest: MintToken: no account with email x@example.com", func() { w.MintToken("x@example.com", expires) })
 	})
 }
 

@@ -1,4 +1,4 @@
-// Quickstart shows a user's life with package session, from login to log-out.
+// Quickstart shows a user's life with package session, from login to logout.
 //
 //	go run ./examples/quickstart
 //
@@ -38,7 +38,7 @@ func main() {
 	flag.StringVar(&d.serviceKey, "service-key", "", "service key for the SSO-Link")
 	flag.StringVar(&d.redisAddr, "redis", "", "Redis address; default: memory")
 	flag.StringVar(&d.user, "user", "@alice:matrix.example", "Matrix user ID")
-	flag.StringVar(&d.email, "email", "alice@example.com", "e-mail to log in with")
+	flag.StringVar(&d.email, "email", "alice@example.com", "email to log in with")
 	flag.Parse()
 	if err := d.run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "quickstart:", err)
@@ -154,7 +154,7 @@ func (d *demo) refresh(ctx context.Context) error {
 	}
 	list, _, err := session.DataAs[string](ctx, d.svc, d.user, "list")
 	email, emailErr := d.svc.Email(ctx, d.user)
-	fmt.Printf("  replaced silently by the refresh token; e-mail is still %s, data still %q\n", email, list)
+	fmt.Printf("  replaced silently by the refresh token; email is still %s, data still %q\n", email, list)
 	return cmp.Or(err, emailErr)
 }
 
