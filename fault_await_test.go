@@ -145,7 +145,7 @@ var awaits = map[string]await{
 	"login: the read":                 {method: "Get", had: nothing, call: callLogin, then: keptAndServed},
 	"login: the write":                {method: "Swap", had: nothing, call: callLogin, then: keptAndServed},
 	"login: the link":                 {op: sessiontest.LinkCreate, had: nothing, call: callLogin, then: keptAndServed},
-	"logout: the write":              {method: "Delete", had: loggedIn, call: callLogout, then: hasNoSession},
+	"logout: the write":               {method: "Delete", had: loggedIn, call: callLogout, then: hasNoSession},
 	"token: the read":                 {method: "Get", had: linkedAlice, call: callToken, then: nothing},
 	"token: the lease":                {lease: true, had: linkedAlice, call: callToken, then: keptAndServed},
 	"token: the lease's answer":       {method: "Acquire", had: linkedAlice, call: callToken, then: keptAndServed},

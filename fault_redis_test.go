@@ -579,7 +579,7 @@ func TestRedisThatRefusesThePassword(t *testing.T) {
 			for what, err := range map[string]error{
 				"token":   func() error { _, err := w.svc.Token(t.Context(), alice); return err }(),
 				"data":    w.svc.SetData(t.Context(), alice, "k", 1),
-				"logout": w.svc.Logout(t.Context(), alice),
+				"logout":  w.svc.Logout(t.Context(), alice),
 				"listing": func() error { _, err := w.svc.Stats(t.Context()); return err }(),
 			} {
 				require.ErrorIs(t, err, session.ErrStoreUnavailable, what)

@@ -25,7 +25,7 @@ func TestLoginAsTheServerReallyAnswers(t *testing.T) {
 	}{
 		"wrong password":           {fault: sessiontest.Status(500, "Invalid email or password"), want: session.ErrInvalidCredentials, message: "Invalid email or password"},
 		"wrong password elsewhere": {fault: sessiontest.Status(401, "Unauthorized"), want: session.ErrInvalidCredentials, message: "Unauthorized"},
-		"malformed email":         {fault: sessiontest.Status(400, []string{"email must be an email", "again"}), want: session.ErrInvalidCredentials, message: "email must be an email; again"},
+		"malformed email":          {fault: sessiontest.Status(400, []string{"email must be an email", "again"}), want: session.ErrInvalidCredentials, message: "email must be an email; again"},
 		"not verified":             {fault: sessiontest.Status(500, "Email not verified"), want: session.ErrEmailNotVerified, message: "Email not verified"},
 		"not verified elsewhere":   {fault: sessiontest.Status(403, "Forbidden"), want: session.ErrEmailNotVerified, message: "Forbidden"},
 		"too many":                 {fault: sessiontest.Status(429, "ThrottlerException: Too Many Requests", "Retry-After", "60"), want: session.ErrRateLimited, wait: time.Minute},
