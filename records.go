@@ -215,6 +215,16 @@ func (r *records) all(ctx context.Context) iter.Seq2[*login, error] {
 	}
 }
 
+// probe reads the record of nobody.
+func (r *records) probe(ctx context.Context) error {
+	started := time.Now()
+	_, err := r.store.Get(ctx, probeUser)
+	if errors.Is(err, ErrNotFound) {
+		err = nil
+	}
+	return r.observe(ctx, "read", started, err)
+}
+
 // decode turns a record into a snapshot and fills the near cache with it. It
 // fails when it cannot be told whether the token in the record is a good one.
 func (r *records) decode(ctx context.Context, rec Record, t ticket, readAt time.Time) (snapshot, error) {

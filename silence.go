@@ -122,16 +122,6 @@ func (r *records) patience() time.Duration {
 	return knownWait
 }
 
-// probe reads the record of nobody.
-func (r *records) probe(ctx context.Context) error {
-	started := time.Now()
-	_, err := r.store.Get(ctx, probeUser)
-	if errors.Is(err, ErrNotFound) {
-		err = nil
-	}
-	return r.observe(ctx, "read", started, err)
-}
-
 // brief is ctx, less long if the store is known not to answer.
 func (r *records) brief(ctx context.Context) (context.Context, context.CancelFunc) {
 	if r.silent.Load() {
