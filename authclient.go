@@ -65,7 +65,7 @@ type authClient struct {
 	turns        *semaphore.Weighted
 }
 
-func newAuthClient(c config, health *component, logger *slog.Logger) *authClient {
+func newAuthClient(c config, health *component, logger *slog.Logger, life *lifetime) *authClient {
 	a := &authClient{
 		http:        boundedClient(c.httpClient),
 		base:        c.authURL,
@@ -79,7 +79,7 @@ func newAuthClient(c config, health *component, logger *slog.Logger) *authClient
 		spends:      newSpendGate(),
 		turns:       semaphore.NewWeighted(maxAuthCalls),
 	}
-	changes := &breakerLog{logger: logger}
+	changes := &breakerLog{logger: logger, life: life}
 	a.breaker = newBreaker("the auth server", changes, isOutage, func(err error) bool { return !isAuthError(err) })
 	a.loginBreaker = newBreaker("logins", changes, isLoginOutage, func(err error) bool {
 		return !isAuthError(err) || isOutage(err) && !isLoginOutage(err)

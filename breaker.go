@@ -48,6 +48,7 @@ func isLoginOutage(err error) bool {
 // log handler may be slow, and may ask the Service something.
 type breakerLog struct {
 	logger *slog.Logger
+	life   *lifetime // Close waits for the log handler
 
 	mu      sync.Mutex
 	changes []breakerChange // guarded by mu
@@ -68,9 +69,12 @@ func (l *breakerLog) add(name string, from, to gobreaker.State) {
 	if len(l.changes) < maxBreakerChanges {
 		l.changes = append(l.changes, breakerChange{name, from, to})
 	}
-	if !l.running {
+	if !l.running && l.life.begin() == nil {
 		l.running = true
-		go l.run()
+		go func() {
+			defer l.life.end()
+			l.run()
+		}()
 	}
 }
 

@@ -116,7 +116,7 @@ func New(opts ...Option) (*Service, error) {
 	s := new(Service)
 	count, life, order, clock := &s.count, newLifetime(), newOrder(), new(clock)
 	near := newNearCache(c.nearCache, c.ahead, c.sessionTTL)
-	auth := newAuthClient(c, newComponent(), c.logger)
+	auth := newAuthClient(c, newComponent(), c.logger, life)
 	records := newRecords(c, near, count, life)
 	outbox := newOutbox(records, count, c.logger)
 	records.pending = outbox.of
