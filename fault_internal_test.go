@@ -28,11 +28,12 @@ func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f
 
 // A room full of strangers: everybody whom a bot sees asks it something.
 func TestFloodOfUnlinkedUsersIsBoundedInMemory(t *testing.T) {
-	const flood, workers = 120_000, 8
+	const flood, workers = 110_000, 8
 	notLinked := transport(func(r *http.Request) (*http.Response, error) {
 		return &http.Response{
 			StatusCode: http.StatusNotFound, Header: http.Header{}, Request: r,
-			Body: io.NopCloser(strings.NewReader(`{"statusCode":404,"message":"No link found for this Matrix user"}`)),
+			Body: io.NopCloser(strings.NewReader(fmt.Sprintf(
+				`{"statusCode":404,"message":"No link found for this Matrix user","timestamp":"2026-11-25T00:00:00.000Z","path":%q}`, r.URL.Path))),
 		}, nil
 	})
 	store := NewMemoryStore()

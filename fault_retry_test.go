@@ -134,7 +134,7 @@ func TestBreakerOpensOnAnOutageTriesOnceAndCloses(t *testing.T) {
 		h := w.svc.Health(t.Context())
 		require.False(t, h.Auth.OK)
 		require.True(t, h.Degraded)
-		require.Contains(t, h.Auth.LastError, "not asked after failures")
+		require.Contains(t, h.Auth.LastError, "down", "what it was, not that it is not asked")
 
 		// Half open: one call at a time finds out.
 		w.auth.ResetCalls()

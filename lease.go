@@ -64,6 +64,8 @@ func (r *refresher) tryLease(ctx context.Context, f *flight) (landed landing, no
 	if err != nil {
 		if lease.Held {
 			r.release(ctx, f, "")
+		} else { // it may have been taken, though the answer was lost
+			r.releaseLater(f, leaseTTL)
 		}
 		return landing{}, "", err
 	}
@@ -110,14 +112,46 @@ func (r *refresher) tookTooLong(ctx context.Context, op string) error {
 }
 
 // release gives up the flight's lease, with word of a failure for those who
-// wait. A lease that the store does not take back runs out.
+// wait.
 func (r *refresher) release(ctx context.Context, f *flight, note string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	brief, cancelBrief := r.records.brief(ctx)
 	defer cancelBrief()
 	keep := failureFor + time.Duration(mathrand.Int64N(int64(failureFor)/2))
-	_ = r.records.release(brief, f.event.userID, f.owner, note, keep)
+	if r.records.release(brief, f.event.userID, f.owner, note, keep) != nil {
+		r.releaseLater(f, spendingTTL)
+	}
+}
+
+// releaseLater releases a lease once the store answers, so that others need not
+// wait until it has run out. It does so for some at a time.
+func (r *refresher) releaseLater(f *flight, ttl time.Duration) {
+	select {
+	case r.releasing <- struct{}{}:
+	default:
+		return
+	}
+	if r.life.begin() != nil {
+		<-r.releasing
+		return
+	}
+	userID, owner := f.event.userID, f.owner
+	go func() {
+		defer r.life.end()
+		defer func() { <-r.releasing }()
+		ctx, cancel := context.WithTimeoutCause(r.life.ctx, ttl, errTimeout)
+		defer cancel()
+		for pause(ctx, pollLast) {
+			if r.records.silent.Load() {
+				r.records.wentSilent() // should nobody be probing
+				continue
+			}
+			if apart(func() error { return r.records.release(ctx, userID, owner, "", 0) }) == nil {
+				return
+			}
+		}
+	}()
 }
 
 // releaseSoon is release for a flight whose callers need not wait for it.

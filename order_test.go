@@ -139,7 +139,7 @@ func TestWriteThatArrivesLateIsRefused(t *testing.T) {
 			h.on(late, writes...)
 			w.login(w.svc) // kept in this process
 			h.off()
-			time.Sleep(time.Second)
+			time.Sleep(10 * time.Second) // an attempt to store it may hang as well
 			require.NotEmpty(t, w.stored(alice))
 			require.NoError(t, w.svc.Logout(t.Context(), alice))
 			require.NotEmpty(t, deliver())

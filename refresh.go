@@ -30,6 +30,8 @@ type refresher struct {
 	attempts *attempts           // refreshes that failed
 	replaced *replaceLimit       // tokens that backends refused
 	aheads   chan struct{}       // a slot per refresh ahead that runs
+
+	releasing chan struct{} // a slot per lease that is to be released
 }
 
 // need says what a refresh is for.

@@ -138,6 +138,8 @@ func New(opts ...Option) (*Service, error) {
 		attempts: newAttempts(maxRemembered),
 		replaced: newReplaceLimit(maxRemembered),
 		aheads:   make(chan struct{}, maxAheads),
+
+		releasing: make(chan struct{}, maxReleases),
 	}
 	outbox.forget = s.forget
 	if watcher, ok := c.store.(Watcher); ok && c.nearCache > 0 {

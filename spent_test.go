@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -59,10 +60,10 @@ func TestSuccessorFitsThoughDataFillTheRecord(t *testing.T) {
 // What arrives while nobody can tell whether the token is a good one.
 func TestSuccessorIsStoredThoughTheVerifierCannotTell(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		down := false
+		var down atomic.Bool
 		w := newWorld(t, session.NewMemoryStore())
 		svc := w.service(session.WithTokenVerifier(func(context.Context, string) error {
-			if down {
+			if down.Load() {
 				return session.ErrAuthUnavailable
 			}
 			return nil
@@ -71,9 +72,9 @@ func TestSuccessorIsStoredThoughTheVerifierCannotTell(t *testing.T) {
 		w.auth.Inject(sessiontest.Refresh, 1, sessiontest.Delay(time.Second))
 		result := later(func() error { _, err := svc.Token(t.Context(), alice); return err })
 		w.put(alice, strings.Replace(w.stored(alice), tokenIn(w.stored(alice)), w.auth.MintToken(email, time.Now().Add(40*time.Second)), 1))
-		down = true
+		down.Store(true)
 		require.ErrorIs(t, <-result, session.ErrAuthUnavailable)
-		down = false
+		down.Store(false)
 		time.Sleep(5 * time.Second)
 		mustToken(t, svc, alice)
 		require.Equal(t, 2, w.auth.Calls(sessiontest.Refresh), "the second with the successor")
