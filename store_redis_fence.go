@@ -256,8 +256,9 @@ func (s *RedisStore) readFence(ctx context.Context, userID string) (version uint
 	return version, err
 }
 
-// readKey reads a string, at most the given number of bytes and one more.
-func (s *RedisStore) readKey(ctx context.Context, key string, most int) (string, error) {
+// readKey reads a string, at most the given number of bytes and one more. most is
+// an int; as an any, a constant costs no allocation.
+func (s *RedisStore) readKey(ctx context.Context, key string, most any) (string, error) {
 	return await(ctx, s, func(ctx context.Context) (string, error) {
 		get := redis.NewStringCmd(ctx, "getrange", key, 0, most)
 		_ = s.client.Process(ctx, get)
