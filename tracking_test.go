@@ -1,0 +1,92 @@
+package session_test
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/mana/session/internal/redistest"
+)
+
+// inBetween is a proxy that does something else with CLIENT TRACKING than pass it
+// on.
+func inBetween(t *testing.T, target string, track func(client net.Conn)) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", target)
+			if err != nil {
+				client.Close()
+				return
+			}
+			go func() {
+				defer client.Close()
+				_, _ = io.Copy(client, server)
+			}()
+			go func() {
+				defer server.Close()
+				buf := make([]byte, 64<<10)
+				for {
+					n, err := client.Read(buf)
+					if err != nil {
+						return
+					}
+					if bytes.Contains(buf[:n], []byte("tracking")) {
+						track(client)
+						continue
+					}
+					if _, err := server.Write(buf[:n]); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	return listener.Addr().String()
+}
+
+// Otherwise Redis would be read for every token.
+func TestWhereTrackingDoesNotWorkAnAgeCapStandsIn(t *testing.T) {
+	t.Parallel()
+	for name, track := range map[string]func(net.Conn){
+		"swallowed":           func(client net.Conn) { _, _ = io.WriteString(client, "+OK\r\n") },
+		"cuts the connection": func(client net.Conn) { client.Close() },
+		"refused":             func(client net.Conn) { _, _ = io.WriteString(client, "-ERR unknown subcommand\r\n") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			client := redis.NewClient(&redis.Options{Addr: inBetween(t, server.Addr, track)})
+			t.Cleanup(func() { client.Close() })
+			w := newWorld(t, newRedisStore(t, client))
+			w.login(w.svc)
+			eventually(t, "the near cache is believed", func() bool {
+				before, err := w.svc.Stats(t.Context())
+				require.NoError(t, err)
+				for range 20 {
+					mustToken(t, w.svc, alice)
+				}
+				after, err := w.svc.Stats(t.Context())
+				require.NoError(t, err)
+				return after.Hits-before.Hits > 15
+			})
+			token := mustToken(t, w.svc, alice)
+			server.MustDo("SETEX", "bot:session:"+alice, "1000", tsRecord(w.auth.MintToken(email, time.Now().Add(2*time.Hour)), email, "{}"))
+			began := time.Now()
+			eventually(t, "what other software wrote is seen", func() bool { return mustToken(t, w.svc, alice) != token })
+			require.Less(t, time.Since(began), 2*time.Second)
+		})
+	}
+}
