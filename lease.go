@@ -124,34 +124,52 @@ func (r *refresher) release(ctx context.Context, f *flight, note string) {
 	}
 }
 
+// lateRelease is a lease that the store did not take back, or may have given
+// although the answer was lost.
+type lateRelease struct {
+	userID, owner string
+	until         time.Time // when it has run out by itself
+}
+
 // releaseLater releases a lease once the store answers, so that others need not
-// wait until it has run out. It does so for some at a time.
+// wait until it has run out. One goroutine sees to all of them.
 func (r *refresher) releaseLater(f *flight, ttl time.Duration) {
 	select {
-	case r.releasing <- struct{}{}:
-	default:
+	case r.late <- lateRelease{f.event.userID, f.owner, time.Now().Add(ttl)}:
+	default: // there are enough
 		return
 	}
-	if r.life.begin() != nil {
-		<-r.releasing
+	if r.releasing.Swap(true) || r.life.begin() != nil {
 		return
 	}
-	userID, owner := f.event.userID, f.owner
 	go func() {
 		defer r.life.end()
-		defer func() { <-r.releasing }()
-		ctx, cancel := context.WithTimeoutCause(r.life.ctx, ttl, errTimeout)
-		defer cancel()
-		for pause(ctx, pollLast) {
-			if r.records.silent.Load() {
-				r.records.wentSilent() // should nobody be probing
+		for r.life.ctx.Err() == nil {
+			select {
+			case l := <-r.late:
+				r.releaseLate(l)
 				continue
+			default:
 			}
-			if apart(func() error { return r.records.release(ctx, userID, owner, "", 0) }) == nil {
+			r.releasing.Store(false)
+			if len(r.late) == 0 || r.releasing.Swap(true) {
 				return
 			}
 		}
 	}()
+}
+
+func (r *refresher) releaseLate(l lateRelease) {
+	ctx, cancel := context.WithDeadlineCause(r.life.ctx, l.until, errTimeout)
+	defer cancel()
+	for ctx.Err() == nil {
+		if r.records.silent.Load() {
+			r.records.wentSilent() // should nobody be probing
+		} else if apart(func() error { return r.records.release(ctx, l.userID, l.owner, "", 0) }) == nil {
+			return
+		}
+		pause(ctx, pollLast)
+	}
 }
 
 // releaseSoon is release for a flight whose callers need not wait for it.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -31,7 +32,8 @@ type refresher struct {
 	replaced *replaceLimit       // tokens that backends refused
 	aheads   chan struct{}       // a slot per refresh ahead that runs
 
-	releasing chan struct{} // a slot per lease that is to be released
+	late      chan lateRelease // leases to be released when the store answers
+	releasing atomic.Bool      // somebody does
 }
 
 // need says what a refresh is for.

@@ -139,7 +139,7 @@ func New(opts ...Option) (*Service, error) {
 		replaced: newReplaceLimit(maxRemembered),
 		aheads:   make(chan struct{}, maxAheads),
 
-		releasing: make(chan struct{}, maxReleases),
+		late: make(chan lateRelease, maxReleases),
 	}
 	outbox.forget = s.forget
 	if watcher, ok := c.store.(Watcher); ok && c.nearCache > 0 {
