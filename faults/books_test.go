@@ -55,7 +55,12 @@ func TestBooksTellWhyALoginCouldNotBeKeptUp(t *testing.T) {
 	short := func() (context.Context, context.CancelFunc) {
 		return context.WithTimeout(context.Background(), 30*time.Millisecond)
 	}
-	late := authFault{name: "late", share: 1, fault: always(sessiontest.AnswerLate(time.Second))}
+	done := make(chan struct{})
+	late := authFault{name: "late", share: 1, fault: always(func(w http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
+		defer close(done)
+		<-r.Context().Done() // the caller is gone
+		answer(w, r)
+	})}
 	for name, c := range map[string]struct {
 		lose   func(testDesk, string)
 		killed bool // the bot, soon after it had the answer
@@ -70,11 +75,20 @@ func TestBooksTellWhyALoginCouldNotBeKeptUp(t *testing.T) {
 			go refresh(d, ctx, token)
 			d.freeze(stop, time.Hour)
 		}, false, lostFrozen},
+		"frozen, and answered to somebody who waited": {func(d testDesk, token string) {
+			stop := make(chan struct{})
+			time.AfterFunc(20*time.Millisecond, func() { close(stop) })
+			answered := make(chan struct{})
+			go func() { defer close(answered); refresh(d, context.Background(), token) }()
+			d.freeze(stop, time.Hour)
+			<-answered
+		}, false, ""},
 		"given up though all was well": {func(d testDesk, token string) {
 			ctx, cancel := short()
 			defer cancel()
 			d.put(deskOps, &late)
 			refresh(d, ctx, token)
+			<-done
 			d.put(deskOps, nil)
 		}, false, ""},
 		"bot killed with the answer": {func(d testDesk, token string) { refresh(d, context.Background(), token) }, true, lostHolder},
