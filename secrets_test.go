@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -35,6 +36,10 @@ var secretShapes = regexp.MustCompile(`eyJ[\w-]{8,}\.[\w-]{8,}|[A-Z2-7]{40,}|` +
 	regexp.QuoteMeta(password) + `|` + regexp.QuoteMeta(sessiontest.DefaultServiceKey))
 
 func TestMain(m *testing.M) {
+	// Tests that run side by side mostly wait for servers of their own.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err)
+	}
 	code := m.Run()
 	everyLog.mu.Lock()
 	defer everyLog.mu.Unlock()

@@ -132,7 +132,9 @@ func TestCheckerTellsGoodHistoriesFromBad(t *testing.T) {
 		{"data write given up before a login as another, and landing there", false, []porcupine.Operation{
 			op(0, 1, logIn("a", 0)), op(2, never, perhaps(set(0, 7))), op(4, 5, logIn("b", 1)), op(6, 7, get(0, 7))}},
 		{"call given up before a logout, and making a session after it", false, []porcupine.Operation{
-			op(0, 0, link), op(1, never, linked(perhaps(event{Do: doToken}))), op(3, 4, logOut), op(5, 6, set(0, 7))}},
+			op(0, 0, link), op(1, never, linked(perhaps(event{Do: doToken}))), op(3, 4, logOut), op(4, 4, event{Do: doUnlink}), op(5, 6, set(0, 7))}},
+		{"data of a linked user who was logged out", true, []porcupine.Operation{
+			op(0, 0, link), op(3, 4, logOut), op(5, 6, linked(set(0, 7))), op(7, 8, linked(get(0, 7)))}},
 		{"link's token after a login as another", false, []porcupine.Operation{
 			op(0, 0, link), op(1, 2, logIn("b", 1)), op(3, 4, linked(token("link", 0)))}},
 		{"link's token after the auth server ended a login as another", true, []porcupine.Operation{
