@@ -164,7 +164,7 @@ func TestNearCacheIsBoundedByBytes(t *testing.T) {
 		fill(i, 100)
 	}
 	require.Equal(t, size, n.entries.m.Size(), "small ones fit by number")
-	for i := range size {
+	for i := range 100 {
 		fill(i, 1<<20)
 	}
 	require.LessOrEqual(t, n.entries.weight.Load(), int64(size*nearEntrySize))
