@@ -225,3 +225,50 @@ func TestExtendingASessionLosesNoDataOfOthers(t *testing.T) {
 		require.True(t, found)
 	})
 }
+
+// A store that refuses writes, and is slow under load, is read all the same.
+func TestLogoutElsewhereIsSeenWhileTheStoreRefusesWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHooked()
+		defer h.MemoryStore.Close()
+		w := newWorld(t, noWatcher{h, h, h})
+		other := (&world{t: t, auth: w.auth, log: w.log, store: h.another()}).service()
+		w.login(w.svc)
+		mustToken(t, w.svc, alice)
+		h.on(func(ctx context.Context, method string, do func(context.Context) error) error {
+			switch method {
+			case "Get", "LoggedOutAt":
+				time.Sleep(100 * time.Millisecond)
+				return do(ctx)
+			}
+			return errLost
+		}, everything...)
+		_, err := w.svc.Login(t.Context(), bob, "bob@example.com", password) // pending, and tried again and again
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		require.NoError(t, other.Logout(t.Context(), alice))
+		for range 50 {
+			_, err := w.svc.Token(t.Context(), alice)
+			require.Error(t, err)
+			time.Sleep(70 * time.Millisecond)
+		}
+		h.off()
+		time.Sleep(5 * time.Second)
+	})
+}
+
+// The lease ran out because it could not be renewed; nobody logged out.
+func TestFirstSessionOfALinkOutlivesALostLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHooked()
+		defer h.MemoryStore.Close()
+		w := newWorld(t, h)
+		w.auth.Link(alice, email)
+		w.auth.Inject(sessiontest.LinkFetch, 1, sessiontest.Delay(5*time.Second))
+		result := later(func() error { _, err := w.svc.Token(t.Context(), alice); return err })
+		h.on(away, "Acquire")
+		require.NoError(t, <-result)
+		h.off()
+		mustToken(t, w.svc, alice)
+	})
+}

@@ -164,7 +164,7 @@ func (r *refresher) releaseLate(l lateRelease) {
 	defer cancel()
 	for ctx.Err() == nil {
 		if r.records.silent.Load() {
-			r.records.wentSilent() // should nobody be probing
+			r.records.findOut() // should nobody be at it
 		} else if apart(func() error { return r.records.release(ctx, l.userID, l.owner, "", 0) }) == nil {
 			return
 		}

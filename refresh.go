@@ -225,18 +225,22 @@ func (r *refresher) commit(ctx context.Context, f *flight, got refreshed) (landi
 		return landing{}, overtakenOr(err, storeError("write", err))
 	}
 	defer done()
-	old := f.base.stored
+	old, owner := f.base.stored, f.owner
 	merged, same := got.replaces(f.asked)
 	if !same {
 		r.logger.Warn("session: the token is of another account, starting a new session", "user", f.event.userID)
 	}
 	for {
 		asOf := r.order.now()
-		saved, err := r.records.save(writing, f.owner, old, merged)
+		saved, err := r.records.save(writing, owner, old, merged)
 		var now snapshot
 		if errors.Is(err, ErrConflict) {
 			asOf = r.order.now()
 			now, err = r.records.readLogout(writing, f.event.userID)
+			if err == nil && owner != "" && sameAbsence(old, now.stored) {
+				owner = "" // only the lease was lost: nobody logged out since
+				continue
+			}
 			if err == nil {
 				if merged = got.over(now.login); merged == nil {
 					return r.obey(ctx, f, now, asOf)
@@ -261,6 +265,12 @@ func (r *refresher) commit(ctx context.Context, f *flight, got refreshed) (landi
 			return landing{}, err
 		}
 	}
+}
+
+// sameAbsence reports whether there was no record and has been none since, if
+// the store can tell.
+func sameAbsence(then, now Record) bool {
+	return !then.Exists() && !now.Exists() && then.Version != 0 && then.Version == now.Version
 }
 
 // obey returns what is stored by somebody else, if it is as needed.

@@ -41,17 +41,18 @@ func (r *records) observe(ctx context.Context, op string, started time.Time, err
 	if gaveUp(ctx) {
 		return ctx.Err()
 	}
-	r.wentSilent()
+	if !writes(op) {
+		r.silent.Store(true)
+	}
+	r.findOut() // what is refused to be written may be read
 	return storeError(op, err)
 }
 
 // writes reports whether an operation changes the store.
 func writes(op string) bool { return op == "write" || op == "delete" || op == "lease" }
 
-// wentSilent notes that the store does not answer, and has one goroutine find
-// out when it does again.
-func (r *records) wentSilent() {
-	r.silent.Store(true)
+// findOut has one goroutine probe the store, until it answers.
+func (r *records) findOut() {
 	if r.probing.Load() || r.probing.Swap(true) {
 		return
 	}
@@ -61,7 +62,7 @@ func (r *records) wentSilent() {
 	go func() {
 		defer r.life.end()
 		defer r.probing.Store(false)
-		for wait := time.Duration(0); r.silent.Load(); wait = min(2*wait+probeFirst, probeLast) {
+		for wait := time.Duration(0); wait == 0 || r.silent.Load(); wait = min(2*wait+probeFirst, probeLast) {
 			if wait > 0 && !pause(r.life.ctx, wait) {
 				return
 			}
@@ -84,7 +85,7 @@ type unread struct {
 func (r *records) away(ctx context.Context, userID string) bool {
 	silent := r.silent.Load()
 	if silent {
-		r.wentSilent() // should nobody be probing
+		r.findOut() // should nobody be at it
 	}
 	mark, marked := r.unread.load(userID)
 	recent := time.Since(mark.failed) < knownAgain

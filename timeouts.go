@@ -21,7 +21,7 @@ const (
 	// place of its result, also of a store that does not answer others; and how
 	// long a read that failed speaks for the next.
 	knownWait       = 500 * time.Millisecond
-	knownWaitSilent = 50 * time.Millisecond
+	knownWaitSilent = 200 * time.Millisecond
 	knownAgain      = time.Second
 
 	// A writer that meets another one tries again after up to this long.

@@ -15,7 +15,7 @@ func (r *records) watch(watcher Watcher) {
 		if r.life.ctx.Err() != nil {
 			return
 		}
-		r.wentSilent() // perhaps: it is probed at once
+		r.findOut() // whether the store is away
 		if time.Since(started) > time.Minute {
 			attempt = 0
 		}
