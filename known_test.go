@@ -3,6 +3,7 @@ package session_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -255,6 +256,47 @@ func TestLogoutElsewhereIsSeenWhileTheStoreRefusesWrites(t *testing.T) {
 		h.off()
 		time.Sleep(5 * time.Second)
 	})
+}
+
+// An overloaded store is not away: others are answered meanwhile.
+func TestLogoutElsewhereIsSeenThoughTheReadIsSlow(t *testing.T) {
+	for _, othersAnswered := range []bool{true, false} {
+		t.Run(fmt.Sprint("others are answered: ", othersAnswered), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHooked()
+				defer h.MemoryStore.Close()
+				w := newWorld(t, noWatcher{h, h, h})
+				other := (&world{t: t, auth: w.auth, log: w.log, store: h.another()}).service()
+				w.login(w.svc)
+				mustToken(t, w.svc, alice)
+				_, err := w.svc.Login(t.Context(), bob, "bob@example.com", password)
+				require.NoError(t, err)
+				require.NoError(t, other.Logout(t.Context(), alice))
+				time.Sleep(2 * time.Second)
+				h.on(func(ctx context.Context, _ string, do func(context.Context) error) error {
+					select {
+					case <-time.After(900 * time.Millisecond):
+						return do(ctx)
+					case <-ctx.Done():
+						return ctx.Err()
+					}
+				}, "Get")
+				began := time.Now()
+				result := later(func() error { _, err := w.svc.Token(t.Context(), alice); return err })
+				if othersAnswered {
+					time.Sleep(100 * time.Millisecond)
+					h.off()
+					mustToken(t, w.svc, bob)
+					require.ErrorIs(t, <-result, session.ErrNotLoggedIn)
+				} else {
+					require.NoError(t, <-result, "what is known is served")
+					require.LessOrEqual(t, time.Since(began), 500*time.Millisecond)
+				}
+				h.off()
+				time.Sleep(5 * time.Second)
+			})
+		})
+	}
 }
 
 // The lease ran out because it could not be renewed; nobody logged out.

@@ -27,7 +27,7 @@ func (s *Service) knownOrStored(ctx context.Context, userID string, waiting *pen
 	read := ctx
 	if known.token.state(time.Now(), 0) != dead {
 		var cancel context.CancelFunc
-		read, cancel = context.WithTimeoutCause(ctx, s.records.patience(), errTimeout)
+		read, cancel = s.records.patient(ctx)
 		defer cancel()
 	}
 	stored, err := s.storedOver(read, userID, waiting)

@@ -29,8 +29,9 @@ type records struct {
 	pending   func(userID string) *pending
 	keepNotes time.Duration // how long a logout is remembered
 	unread    *bounded[unread]
-	silent    atomic.Bool // the last call got no answer
-	probing   atomic.Bool // somebody finds out when the store is back
+	silent    atomic.Bool   // the last call got no answer
+	answers   atomic.Uint64 // calls that got one
+	probing   atomic.Bool   // somebody finds out when the store is back
 }
 
 // snapshot is what the store held at a moment. login is nil when there is no

@@ -19,6 +19,7 @@ func (r *records) observe(ctx context.Context, op string, started time.Time, err
 	switch {
 	case err == nil, errors.Is(err, ErrConflict):
 		r.silent.Store(false)
+		r.answers.Add(1)
 		if writes(op) {
 			r.writing.worked(took)
 		}
@@ -28,7 +29,7 @@ func (r *records) observe(ctx context.Context, op string, started time.Time, err
 		return err
 	case errors.Is(context.Cause(ctx), errOvertaken):
 		return errOvertaken
-	case ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded):
+	case gaveUp(ctx) && !errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return ctx.Err()
 	}
 	r.count.storeErrors.Add(1)
@@ -115,12 +116,26 @@ func (r *records) unreadable(userID string) {
 	r.unread.store(userID, unread{time.Now(), new(atomic.Bool)})
 }
 
-// patience is how long a read may take that has a known session to fall back on.
-func (r *records) patience() time.Duration {
+// patient bounds a read that has a known session to fall back on. A store that
+// goes on to answer others is under load rather than away, and what is known may
+// have ended in a gap of the feed: then it is waited for a little longer.
+func (r *records) patient(ctx context.Context) (context.Context, context.CancelFunc) {
 	if r.silent.Load() {
-		return knownWaitSilent
+		return context.WithTimeoutCause(ctx, knownWaitSilent, errTimeout)
 	}
-	return knownWait
+	ctx, cancel := context.WithCancelCause(ctx)
+	answers := r.answers.Load()
+	last := time.AfterFunc(knownWaitLoaded, func() { cancel(errTimeout) })
+	first := time.AfterFunc(knownWait, func() {
+		if r.answers.Load() == answers {
+			cancel(errTimeout)
+		}
+	})
+	return ctx, func() {
+		first.Stop()
+		last.Stop()
+		cancel(nil)
+	}
 }
 
 // brief is ctx, less long if the store is known not to answer.

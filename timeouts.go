@@ -18,10 +18,12 @@ const (
 	probeLast    = 250 * time.Millisecond
 
 	// How long a read may take when there is a known session to serve in the
-	// place of its result, also of a store that does not answer others; and how
-	// long a read that failed speaks for the next.
-	knownWait       = 500 * time.Millisecond
+	// place of its result: of a store that is known not to answer, of one that
+	// answers nobody meanwhile, and of one that answers others; and how long a
+	// read that failed speaks for the next.
 	knownWaitSilent = 200 * time.Millisecond
+	knownWait       = 500 * time.Millisecond
+	knownWaitLoaded = storeTimeout
 	knownAgain      = time.Second
 
 	// A writer that meets another one tries again after up to this long.
