@@ -2,7 +2,6 @@ package session_test
 
 import (
 	"context"
-	"fmt"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -15,27 +14,26 @@ import (
 
 	"github.com/mana/session"
 	"github.com/mana/session/internal/redistest"
+	"github.com/mana/session/internal/world"
 	"github.com/mana/session/sessiontest"
 )
 
 const benchUsers = 10_000
 
-func userID(i int) string { return fmt.Sprintf("@user%d:matrix.example", i) }
-
 // benchRecord is a record of the size that real ones have.
 func benchRecord(auth *sessiontest.AuthServer) string {
-	return tsRecord(auth.MintToken(email, time.Now().Add(24*time.Hour)), email, `{"list":"shopping"}`)
+	return world.TsRecord(auth.MintToken(world.Email, time.Now().Add(24*time.Hour)), world.Email, `{"list":"shopping"}`)
 }
 
 // benchService has sessions for benchUsers users in its store.
 func benchService(b *testing.B, store session.Store, opts ...session.Option) (*session.Service, []string) {
 	b.Helper()
 	auth := sessiontest.New()
-	auth.AddUser(email, password)
+	auth.AddUser(world.Email, world.Password)
 	record := benchRecord(auth)
 	ids := make([]string, benchUsers)
 	for i := range ids {
-		ids[i] = userID(i)
+		ids[i] = world.UserID(i)
 		_, err := store.Swap(b.Context(), session.Record{UserID: ids[i]},
 			session.Record{UserID: ids[i], Value: record, Expires: time.Now().Add(24 * time.Hour)})
 		require.NoError(b, err)
@@ -128,14 +126,14 @@ func BenchmarkMemoryStore(b *testing.B) {
 		sessions = 10_000
 	}
 	auth := sessiontest.New()
-	auth.AddUser(email, password)
+	auth.AddUser(world.Email, world.Password)
 	record := benchRecord(auth)
 	for b.Loop() {
 		before := heap()
 		store := session.NewMemoryStore()
 		expires := time.Now().Add(time.Hour)
 		for i := range sessions {
-			id := userID(i)
+			id := world.UserID(i)
 			_, err := store.Swap(b.Context(), session.Record{UserID: id},
 				session.Record{UserID: id, Value: strings.Clone(record), Expires: expires})
 			require.NoError(b, err)
@@ -167,7 +165,7 @@ func waitsDuringCleanup(b *testing.B, store *session.MemoryStore, sessions int) 
 	defer svc.Close()
 	ctx := context.Background()
 	for i := range sessions / 2 {
-		rec, err := store.Get(ctx, userID(2*i))
+		rec, err := store.Get(ctx, world.UserID(2*i))
 		require.NoError(b, err)
 		next := rec
 		next.Expires = time.Now()
@@ -185,7 +183,7 @@ func waitsDuringCleanup(b *testing.B, store *session.MemoryStore, sessions int) 
 		}
 		done <- dropped
 	}()
-	id := userID(1)
+	id := world.UserID(1)
 	for {
 		select {
 		case dropped := <-done:
@@ -212,7 +210,7 @@ func waitsDuringCleanup(b *testing.B, store *session.MemoryStore, sessions int) 
 func BenchmarkFill(b *testing.B) {
 	key, other := sealKey(1), sealKey(2)
 	auth := sessiontest.New()
-	auth.AddUser(email, password)
+	auth.AddUser(world.Email, world.Password)
 	plain := benchRecord(auth)
 	for _, bench := range []struct {
 		name  string
@@ -220,21 +218,21 @@ func BenchmarkFill(b *testing.B) {
 		opts  []session.Option
 	}{
 		{"plain text", plain, nil},
-		{"sealed", session.Seal(key, alice, plain), []session.Option{session.WithEncryption(key)}},
-		{"sealed with the second key", session.Seal(key, alice, plain), []session.Option{session.WithEncryption(other, key)}},
+		{"sealed", session.Seal(key, world.Alice, plain), []session.Option{session.WithEncryption(key)}},
+		{"sealed with the second key", session.Seal(key, world.Alice, plain), []session.Option{session.WithEncryption(other, key)}},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			store := session.NewMemoryStore()
 			defer store.Close()
-			_, err := store.Swap(b.Context(), session.Record{UserID: alice},
-				session.Record{UserID: alice, Value: bench.value, Expires: time.Now().Add(24 * time.Hour)})
+			_, err := store.Swap(b.Context(), session.Record{UserID: world.Alice},
+				session.Record{UserID: world.Alice, Value: bench.value, Expires: time.Now().Add(24 * time.Hour)})
 			require.NoError(b, err)
 			svc, err := session.New(append(bench.opts, session.WithStore(store), session.WithNearCache(0))...)
 			require.NoError(b, err)
 			defer svc.Close()
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := svc.Token(context.Background(), alice); err != nil {
+				if _, err := svc.Token(context.Background(), world.Alice); err != nil {
 					b.Fatal(err)
 				}
 			}

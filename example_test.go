@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/mana/session"
+	"github.com/mana/session/internal/world"
 	"github.com/mana/session/sessiontest"
 )
 
@@ -243,7 +244,7 @@ func ExampleService_Client() {
 	svc := exampleService(auth)
 	defer svc.Close()
 
-	backend := roundTripper(func(r *http.Request) (*http.Response, error) { // stands for a backend
+	backend := world.RoundTripper(func(r *http.Request) (*http.Response, error) { // stands for a backend
 		fmt.Println("Bearer token sent:", len(r.Header.Get("Authorization")) > 300)
 		return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody, Request: r}, nil
 	})

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mana/session"
+	"github.com/mana/session/internal/world"
 	"github.com/mana/session/sessiontest"
 )
 
@@ -38,9 +39,9 @@ func TestLoginAsTheServerReallyAnswers(t *testing.T) {
 		"redirect":                 {fault: sessiontest.Redirect(307, "http://elsewhere.test/"), want: session.ErrAuthUnavailable, message: "redirect not followed"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, session.NewMemoryStore())
-			w.auth.Inject(sessiontest.Login, 1, c.fault)
-			_, err := w.svc.Login(t.Context(), alice, email, password)
+			w := world.New(t, session.NewMemoryStore())
+			w.Auth.Inject(sessiontest.Login, 1, c.fault)
+			_, err := w.Svc.Login(t.Context(), world.Alice, world.Email, world.Password)
 			require.ErrorIs(t, err, c.want)
 			var said *session.AuthError
 			require.ErrorAs(t, err, &said)
@@ -49,50 +50,50 @@ func TestLoginAsTheServerReallyAnswers(t *testing.T) {
 				require.Equal(t, c.message, said.Message)
 			}
 			require.Equal(t, c.wait, said.RetryAfter)
-			require.Equal(t, 1, w.auth.Calls(sessiontest.Any), "a login is never repeated")
-			require.Empty(t, w.stored(alice))
+			require.Equal(t, 1, w.Auth.Calls(sessiontest.Any), "a login is never repeated")
+			require.Empty(t, w.Stored(world.Alice))
 		})
 	}
 }
 
 func TestLoginByTheServerItself(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
 		ctx := t.Context()
-		_, err := w.svc.Login(ctx, alice, email, "wrong")
+		_, err := w.Svc.Login(ctx, world.Alice, world.Email, "wrong")
 		require.ErrorIs(t, err, session.ErrInvalidCredentials)
-		_, err = w.svc.Login(ctx, alice, "nobody@example.com", password)
+		_, err = w.Svc.Login(ctx, world.Alice, "nobody@example.com", world.Password)
 		require.ErrorIs(t, err, session.ErrInvalidCredentials)
-		_, err = w.svc.Login(ctx, alice, "no email", password)
+		_, err = w.Svc.Login(ctx, world.Alice, "no email", world.Password)
 		require.ErrorIs(t, err, session.ErrInvalidCredentials)
-		w.auth.AddUnverifiedUser("new@example.com", password)
-		_, err = w.svc.Login(ctx, alice, "new@example.com", password)
+		w.Auth.AddUnverifiedUser("new@example.com", world.Password)
+		_, err = w.Svc.Login(ctx, world.Alice, "new@example.com", world.Password)
 		require.ErrorIs(t, err, session.ErrEmailNotVerified)
-		w.auth.BreakSigning(true)
-		_, err = w.svc.Login(ctx, alice, email, password)
+		w.Auth.BreakSigning(true)
+		_, err = w.Svc.Login(ctx, world.Alice, world.Email, world.Password)
 		require.ErrorIs(t, err, session.ErrAuthUnavailable)
-		w.auth.BreakSigning(false)
+		w.Auth.BreakSigning(false)
 
-		w.auth.ResetCalls()
-		for _, empty := range [][2]string{{"", password}, {email, ""}} {
-			_, err = w.svc.Login(ctx, alice, empty[0], empty[1])
+		w.Auth.ResetCalls()
+		for _, empty := range [][2]string{{"", world.Password}, {world.Email, ""}} {
+			_, err = w.Svc.Login(ctx, world.Alice, empty[0], empty[1])
 			require.ErrorIs(t, err, session.ErrInvalidCredentials)
 		}
-		require.Zero(t, w.auth.Calls(sessiontest.Any), "not worth a request")
+		require.Zero(t, w.Auth.Calls(sessiontest.Any), "not worth a request")
 
-		s, err := w.svc.Login(ctx, alice, "ALICE@example.com", password)
+		s, err := w.Svc.Login(ctx, world.Alice, "ALICE@example.com", world.Password)
 		require.NoError(t, err)
-		require.Equal(t, email, s.Email, "as the server spells it")
-		require.Equal(t, alice, s.MatrixUserID)
+		require.Equal(t, world.Email, s.Email, "as the server spells it")
+		require.Equal(t, world.Alice, s.MatrixUserID)
 		require.NotEmpty(t, s.Subject)
 		require.WithinDuration(t, time.Now().Add(7*24*time.Hour), s.ExpiresAt, time.Minute)
 		require.WithinDuration(t, time.Now().Add(15*time.Minute), s.TokenExpiresAt, time.Minute)
-		require.Equal(t, s.Token(), mustToken(t, w.svc, alice))
+		require.Equal(t, s.Token(), world.MustToken(t, w.Svc, world.Alice))
 	})
 }
 
 func TestLoginTakesTheTokenOfOlderDeployments(t *testing.T) {
-	w := newWorld(t, session.NewMemoryStore())
-	old, current := w.auth.MintToken(email, time.Now().Add(time.Hour)), w.auth.MintToken(email, time.Now().Add(2*time.Hour))
+	w := world.New(t, session.NewMemoryStore())
+	old, current := w.Auth.MintToken(world.Email, time.Now().Add(time.Hour)), w.Auth.MintToken(world.Email, time.Now().Add(2*time.Hour))
 	for _, c := range []struct {
 		answer map[string]string
 		want   string
@@ -101,54 +102,54 @@ func TestLoginTakesTheTokenOfOlderDeployments(t *testing.T) {
 		{map[string]string{"token": old, "accessToken": ""}, old},
 		{map[string]string{"token": old, "accessToken": current}, current},
 	} {
-		w.auth.Inject(sessiontest.Login, 1, sessiontest.JSON(c.answer))
-		s, err := w.svc.Login(t.Context(), alice, email, password)
+		w.Auth.Inject(sessiontest.Login, 1, sessiontest.JSON(c.answer))
+		s, err := w.Svc.Login(t.Context(), world.Alice, world.Email, world.Password)
 		require.NoError(t, err)
 		require.Equal(t, c.want, s.Token())
-		require.Equal(t, email, s.Email, "the one that was typed, for want of another")
+		require.Equal(t, world.Email, s.Email, "the one that was typed, for want of another")
 	}
 }
 
 func TestLoginMakesALinkIfItCan(t *testing.T) {
 	corrected := sessiontest.New(sessiontest.WithCorrectedLinks())
-	corrected.AddUser(email, password)
-	w := newWorld(t, session.NewMemoryStore())
-	svc := w.service(session.WithAuthURL(corrected.URL), session.WithHTTPClient(corrected.Client()))
-	w.login(svc)
-	require.True(t, corrected.Linked(alice))
+	corrected.AddUser(world.Email, world.Password)
+	w := world.New(t, session.NewMemoryStore())
+	svc := w.Service(session.WithAuthURL(corrected.URL), session.WithHTTPClient(corrected.Client()))
+	w.Login(svc)
+	require.True(t, corrected.Linked(world.Alice))
 
-	w.login(w.svc) // the recorded deployment refuses
-	require.Equal(t, 1, w.auth.Calls(sessiontest.LinkCreate))
-	require.False(t, w.auth.Linked(alice))
+	w.Login(w.Svc) // the recorded deployment refuses
+	require.Equal(t, 1, w.Auth.Calls(sessiontest.LinkCreate))
+	require.False(t, w.Auth.Linked(world.Alice))
 
-	off := w.service(session.WithSSOLink(false))
-	w.auth.ResetCalls()
-	w.login(off)
-	require.Zero(t, w.auth.Calls(sessiontest.LinkCreate))
+	off := w.Service(session.WithSSOLink(false))
+	w.Auth.ResetCalls()
+	w.Login(off)
+	require.Zero(t, w.Auth.Calls(sessiontest.LinkCreate))
 }
 
 func TestLinkCallHoldsALoginUpFor3SecondsAtMost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, session.NewMemoryStore())
-		w.auth.Inject(sessiontest.LinkCreate, 1, w.auth.Hang())
+		w := world.New(t, session.NewMemoryStore())
+		w.Auth.Inject(sessiontest.LinkCreate, 1, w.Auth.Hang())
 		started := time.Now()
-		w.login(w.svc)
+		w.Login(w.Svc)
 		require.LessOrEqual(t, time.Since(started), 3*time.Second)
 	})
 }
 
 func TestSecondLoginKeepsTheDataOfTheSameAccountOnly(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
 		ctx := t.Context()
-		w.login(w.svc)
-		require.NoError(t, w.svc.SetData(ctx, alice, "k", "v"))
-		w.login(w.svc)
-		found, err := w.svc.Data(ctx, alice, "k", new(string))
+		w.Login(w.Svc)
+		require.NoError(t, w.Svc.SetData(ctx, world.Alice, "k", "v"))
+		w.Login(w.Svc)
+		found, err := w.Svc.Data(ctx, world.Alice, "k", new(string))
 		require.NoError(t, err)
 		require.True(t, found)
-		_, err = w.svc.Login(ctx, alice, "bob@example.com", password)
+		_, err = w.Svc.Login(ctx, world.Alice, "bob@example.com", world.Password)
 		require.NoError(t, err)
-		found, err = w.svc.Data(ctx, alice, "k", new(string))
+		found, err = w.Svc.Data(ctx, world.Alice, "k", new(string))
 		require.NoError(t, err)
 		require.False(t, found)
 	})
@@ -156,103 +157,103 @@ func TestSecondLoginKeepsTheDataOfTheSameAccountOnly(t *testing.T) {
 
 func TestLoginOutlivesACallerWhoGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, session.NewMemoryStore())
+		w := world.New(t, session.NewMemoryStore())
 		ctx, cancel := context.WithCancel(t.Context())
 		// The server has logged the user in when the caller gives up.
-		w.auth.Inject(sessiontest.LinkCreate, 1, func(_ http.ResponseWriter, r *http.Request, _ http.HandlerFunc) {
+		w.Auth.Inject(sessiontest.LinkCreate, 1, func(_ http.ResponseWriter, r *http.Request, _ http.HandlerFunc) {
 			cancel()
 			<-r.Context().Done()
 		})
-		_, err := w.svc.Login(ctx, alice, email, password)
+		_, err := w.Svc.Login(ctx, world.Alice, world.Email, world.Password)
 		require.ErrorIs(t, err, context.Canceled)
 		synctest.Wait()
-		mustToken(t, w.svc, alice)
+		world.MustToken(t, w.Svc, world.Alice)
 	})
 }
 
 func TestLogoutReachesEveryProcess(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		other := w.service()
-		w.login(w.svc)
-		mustToken(t, other, alice)
-		mustToken(t, other, alice)
-		require.NoError(t, w.svc.Logout(t.Context(), alice))
-		require.Empty(t, w.stored(alice))
-		eventually(t, "the other process hands the token out no more", func() bool {
-			_, err := other.Token(t.Context(), alice)
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		other := w.Service()
+		w.Login(w.Svc)
+		world.MustToken(t, other, world.Alice)
+		world.MustToken(t, other, world.Alice)
+		require.NoError(t, w.Svc.Logout(t.Context(), world.Alice))
+		require.Empty(t, w.Stored(world.Alice))
+		world.Eventually(t, "the other process hands the token out no more", func() bool {
+			_, err := other.Token(t.Context(), world.Alice)
 			return err != nil
 		})
-		_, err := other.Token(t.Context(), alice)
+		_, err := other.Token(t.Context(), world.Alice)
 		require.ErrorIs(t, err, session.ErrNotLoggedIn)
-		_, err = other.Session(t.Context(), alice)
+		_, err = other.Session(t.Context(), world.Alice)
 		require.ErrorIs(t, err, session.ErrNotLoggedIn)
-		require.NoError(t, w.svc.Logout(t.Context(), alice), "nothing to end is no error")
+		require.NoError(t, w.Svc.Logout(t.Context(), world.Alice), "nothing to end is no error")
 	})
 }
 
 func TestLogoutOfALinkedUserLastsOnlyWithAndUnlink(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		w.auth.Link(alice, email)
-		mustToken(t, w.svc, alice)
-		require.NoError(t, w.svc.Logout(t.Context(), alice))
-		mustToken(t, w.svc, alice)
-		require.NoError(t, w.svc.Logout(t.Context(), alice, session.AndUnlink()))
-		require.False(t, w.auth.Linked(alice))
-		_, err := w.svc.Token(t.Context(), alice)
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		w.Auth.Link(world.Alice, world.Email)
+		world.MustToken(t, w.Svc, world.Alice)
+		require.NoError(t, w.Svc.Logout(t.Context(), world.Alice))
+		world.MustToken(t, w.Svc, world.Alice)
+		require.NoError(t, w.Svc.Logout(t.Context(), world.Alice, session.AndUnlink()))
+		require.False(t, w.Auth.Linked(world.Alice))
+		_, err := w.Svc.Token(t.Context(), world.Alice)
 		require.ErrorIs(t, err, session.ErrNotLoggedIn)
-		require.NoError(t, w.svc.Logout(t.Context(), alice, session.AndUnlink()), "no link is no error")
+		require.NoError(t, w.Svc.Logout(t.Context(), world.Alice, session.AndUnlink()), "no link is no error")
 	})
 }
 
 func TestLogoutEndsTheSessionEvenIfTheLinkStays(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		w.auth.Link(alice, email)
-		mustToken(t, w.svc, alice)
-		w.auth.Inject(sessiontest.LinkRemove, -1, sessiontest.Status(503, "down"))
-		require.ErrorIs(t, w.svc.Logout(t.Context(), alice, session.AndUnlink()), session.ErrAuthUnavailable)
-		require.Empty(t, w.stored(alice))
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		w.Auth.Link(world.Alice, world.Email)
+		world.MustToken(t, w.Svc, world.Alice)
+		w.Auth.Inject(sessiontest.LinkRemove, -1, sessiontest.Status(503, "down"))
+		require.ErrorIs(t, w.Svc.Logout(t.Context(), world.Alice, session.AndUnlink()), session.ErrAuthUnavailable)
+		require.Empty(t, w.Stored(world.Alice))
 	})
 }
 
 func TestKeylessLogoutUnlinksWithTheUsersToken(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		w.auth.Link(alice, email)
-		keyless := w.service(session.WithServiceKey(""))
-		w.login(keyless)
-		require.NoError(t, keyless.Logout(t.Context(), alice, session.AndUnlink()))
-		require.False(t, w.auth.Linked(alice))
-		require.Error(t, keyless.Logout(t.Context(), alice, session.AndUnlink()), "neither key nor token any more")
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		w.Auth.Link(world.Alice, world.Email)
+		keyless := w.Service(session.WithServiceKey(""))
+		w.Login(keyless)
+		require.NoError(t, keyless.Logout(t.Context(), world.Alice, session.AndUnlink()))
+		require.False(t, w.Auth.Linked(world.Alice))
+		require.Error(t, keyless.Logout(t.Context(), world.Alice, session.AndUnlink()), "neither key nor token any more")
 	})
 }
 
 func TestLoggedIn(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
 		ctx := t.Context()
-		in, err := w.svc.LoggedIn(ctx, alice)
+		in, err := w.Svc.LoggedIn(ctx, world.Alice)
 		require.NoError(t, err)
 		require.False(t, in)
-		w.login(w.svc)
-		in, err = w.svc.LoggedIn(ctx, alice)
+		w.Login(w.Svc)
+		in, err = w.Svc.LoggedIn(ctx, world.Alice)
 		require.NoError(t, err)
 		require.True(t, in)
-		w.auth.Link(bob, "bob@example.com")
-		in, err = w.svc.LoggedIn(ctx, bob)
+		w.Auth.Link(world.Bob, "bob@example.com")
+		in, err = w.Svc.LoggedIn(ctx, world.Bob)
 		require.NoError(t, err)
 		require.True(t, in, "linked")
-		w.auth.BreakDatabase(true)
-		_, err = w.svc.LoggedIn(ctx, "@carol:matrix.example")
+		w.Auth.BreakDatabase(true)
+		_, err = w.Svc.LoggedIn(ctx, "@carol:matrix.example")
 		require.ErrorIs(t, err, session.ErrAuthUnavailable, "cannot be told")
 	})
 }
 
 func TestSessionIsACopyThatDoesNotPrintItsToken(t *testing.T) {
-	w := newWorld(t, session.NewMemoryStore())
-	s := w.login(w.svc)
+	w := world.New(t, session.NewMemoryStore())
+	s := w.Login(w.Svc)
 	wrapped := struct{ S session.Session }{*s}
 	hidden := struct{ s session.Session }{*s}
 	for _, text := range []string{
 		fmt.Sprint(s), fmt.Sprintf("%+v %#v", s, s), fmt.Sprintf("%v %+v %#v", *s, *s, *s),
-		fmt.Sprintf("%+v %#v", wrapped, hidden), fmt.Sprintf("%+v %#v", w.svc, w.svc), slog.AnyValue(s).String(),
+		fmt.Sprintf("%+v %#v", wrapped, hidden), fmt.Sprintf("%+v %#v", w.Svc, w.Svc), slog.AnyValue(s).String(),
 	} {
 		require.NotContains(t, text, s.Token())
 		require.NotContains(t, text, s.Token()[10:40])
@@ -262,23 +263,23 @@ func TestSessionIsACopyThatDoesNotPrintItsToken(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, string(asJSON), s.Token())
 	s.Email = "changed"
-	again, err := w.svc.Session(t.Context(), alice)
+	again, err := w.Svc.Session(t.Context(), world.Alice)
 	require.NoError(t, err)
-	require.Equal(t, email, again.Email)
+	require.Equal(t, world.Email, again.Email)
 }
 
 func TestPasswordAndKeysGoOnlyToTheAuthServer(t *testing.T) {
 	elsewhere := sessiontest.NewAuthServer(t)
 	real := sessiontest.NewAuthServer(t)
-	real.AddUser(email, password)
+	real.AddUser(world.Email, world.Password)
 	for _, status := range []int{301, 302, 303, 307, 308} {
 		svc, err := session.New(session.WithAuthURL(real.URL+"/"), session.WithServiceKey("key"))
 		require.NoError(t, err)
-		for user, where := range map[string]string{alice: elsewhere.URL + "/x", bob: "/elsewhere"} {
+		for user, where := range map[string]string{world.Alice: elsewhere.URL + "/x", world.Bob: "/elsewhere"} {
 			real.ClearFaults()
 			real.ResetCalls()
 			real.Inject(sessiontest.Any, -1, sessiontest.Redirect(status, where))
-			_, err = svc.Login(t.Context(), alice, email, password)
+			_, err = svc.Login(t.Context(), world.Alice, world.Email, world.Password)
 			require.ErrorIs(t, err, session.ErrAuthUnavailable)
 			_, err = svc.Token(t.Context(), user)
 			require.ErrorIs(t, err, session.ErrAuthUnavailable)
@@ -290,22 +291,22 @@ func TestPasswordAndKeysGoOnlyToTheAuthServer(t *testing.T) {
 }
 
 func TestSecretsAreInNoLogAndNoError(t *testing.T) {
-	w := newWorld(t, session.NewMemoryStore())
+	w := world.New(t, session.NewMemoryStore())
 	// A server that echoes what it was sent.
-	w.auth.Inject(sessiontest.Login, 1, sessiontest.Status(500, "cannot log in with "+password))
-	_, err := w.svc.Login(t.Context(), alice, email, password)
+	w.Auth.Inject(sessiontest.Login, 1, sessiontest.Status(500, "cannot log in with "+world.Password))
+	_, err := w.Svc.Login(t.Context(), world.Alice, world.Email, world.Password)
 	require.Error(t, err)
-	require.NotContains(t, fmt.Sprintf("%v %+v %#v", err, err, err), password)
+	require.NotContains(t, fmt.Sprintf("%v %+v %#v", err, err, err), world.Password)
 
-	s := w.loginDead()
+	s := w.LoginDead()
 	var record struct{ RefreshToken string }
-	require.NoError(t, json.Unmarshal([]byte(w.stored(alice)), &record))
+	require.NoError(t, json.Unmarshal([]byte(w.Stored(world.Alice)), &record))
 	require.Len(t, record.RefreshToken, 64)
-	w.auth.Inject(sessiontest.Refresh, 1, sessiontest.Status(500, "cannot refresh "+record.RefreshToken))
-	_, err = w.svc.Token(t.Context(), alice)
+	w.Auth.Inject(sessiontest.Refresh, 1, sessiontest.Status(500, "cannot refresh "+record.RefreshToken))
+	_, err = w.Svc.Token(t.Context(), world.Alice)
 	require.Error(t, err)
-	for _, secret := range []string{password, s.Token(), record.RefreshToken, sessiontest.DefaultServiceKey} {
+	for _, secret := range []string{world.Password, s.Token(), record.RefreshToken, sessiontest.DefaultServiceKey} {
 		require.NotContains(t, fmt.Sprintf("%v %+v %#v", err, err, err), secret)
-		require.NotContains(t, w.log.String(), secret)
+		require.NotContains(t, w.Log.String(), secret)
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/mana/session"
 	"github.com/mana/session/internal/redistest"
+	"github.com/mana/session/internal/world"
 	"github.com/mana/session/sessiontest"
 )
 
@@ -67,7 +68,7 @@ func TestNonsenseOptionsAreRefused(t *testing.T) {
 		"nil client":                   {session.WithRedis((*redis.Client)(nil))},
 		"nil Cluster client":           {session.WithRedis((*redis.ClusterClient)(nil))},
 		"nil transport":                {session.WithHTTPClient(&http.Client{Transport: (*http.Transport)(nil)})},
-		"nil transport function":       {session.WithHTTPClient(&http.Client{Transport: roundTripper(nil)})},
+		"nil transport function":       {session.WithHTTPClient(&http.Client{Transport: world.RoundTripper(nil)})},
 		"no log handler":               {session.WithLogger(&slog.Logger{})},
 		"nil log handler":              {session.WithLogger(slog.New((*slog.TextHandler)(nil)))},
 		"path without a slash":         {session.WithLoginPath("login")},
@@ -93,14 +94,14 @@ func TestZeroOptionsWork(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "memory", stats.StorageMode)
 	require.False(t, stats.SSOLinkEnabled)
-	_, err = svc.Token(t.Context(), alice)
+	_, err = svc.Token(t.Context(), world.Alice)
 	require.ErrorIs(t, err, session.ErrNotLoggedIn)
 }
 
 func TestEnvironmentIsReadOnRequestAndLosesToOptions(t *testing.T) {
 	server := redistest.Start(t, redistest.WithPassword("secret"))
 	auth := sessiontest.NewAuthServer(t)
-	auth.AddUser(email, password)
+	auth.AddUser(world.Email, world.Password)
 	host, port, _ := strings.Cut(server.Addr, ":")
 	for name, value := range map[string]string{
 		"MANA_CORE_AUTH_URL": auth.URL + "/", "MANA_CORE_SERVICE_KEY": sessiontest.DefaultServiceKey,
@@ -140,7 +141,7 @@ func TestEnvironmentIsReadOnRequestAndLosesToOptions(t *testing.T) {
 	svc, err := session.New(session.FromEnv())
 	require.NoError(t, err)
 	defer svc.Close()
-	_, err = svc.Login(t.Context(), alice, email, password)
+	_, err = svc.Login(t.Context(), world.Alice, world.Email, world.Password)
 	require.NoError(t, err)
 	require.Equal(t, 1, auth.Calls(sessiontest.Login))
 
@@ -222,15 +223,15 @@ func TestPortThatKubernetesSetsIsIgnored(t *testing.T) {
 // As net/http, and with it the service that is replaced, treats header values.
 func TestWhiteSpaceAroundAServiceKeyIsDropped(t *testing.T) {
 	for _, key := range []string{sessiontest.DefaultServiceKey + "\n", sessiontest.DefaultServiceKey + "\r\n", " \t" + sessiontest.DefaultServiceKey + " \n\n"} {
-		w := newWorld(t, session.NewMemoryStore(), session.WithServiceKey(key))
-		w.auth.Link(alice, email)
-		mustToken(t, w.svc, alice)
+		w := world.New(t, session.NewMemoryStore(), session.WithServiceKey(key))
+		w.Auth.Link(world.Alice, world.Email)
+		world.MustToken(t, w.Svc, world.Alice)
 
 		clearEnv(t)
 		t.Setenv("MANA_CORE_SERVICE_KEY", key)
-		svc, err := session.New(session.FromEnv(), session.WithAuthURL(w.auth.URL), session.WithHTTPClient(w.auth.Client()))
+		svc, err := session.New(session.FromEnv(), session.WithAuthURL(w.Auth.URL), session.WithHTTPClient(w.Auth.Client()))
 		require.NoError(t, err)
-		mustToken(t, svc, alice)
+		world.MustToken(t, svc, world.Alice)
 		require.NoError(t, svc.Close())
 	}
 	svc, err := session.New(session.WithServiceKey(" \n"))
@@ -243,12 +244,12 @@ func TestWhiteSpaceAroundAServiceKeyIsDropped(t *testing.T) {
 
 func TestLinkPathMayBeEmpty(t *testing.T) {
 	for _, prefix := range []string{"/", "//"} {
-		w := newWorld(t, session.NewMemoryStore(), session.WithLinkPath(prefix), session.WithLoginPath(prefix))
-		_, err := w.svc.Token(t.Context(), alice)
+		w := world.New(t, session.NewMemoryStore(), session.WithLinkPath(prefix), session.WithLoginPath(prefix))
+		_, err := w.Svc.Token(t.Context(), world.Alice)
 		require.ErrorIs(t, err, session.ErrAuthUnavailable, "no such route there")
-		_, err = w.svc.Login(t.Context(), alice, email, password)
+		_, err = w.Svc.Login(t.Context(), world.Alice, world.Email, world.Password)
 		require.Error(t, err)
-		requests := w.auth.Requests()
+		requests := w.Auth.Requests()
 		require.Equal(t, "/matrix-session/%40alice%3Amatrix.example", requests[0].Path)
 		require.Contains(t, []string{"", "/"}, requests[len(requests)-1].Path)
 	}
@@ -277,13 +278,13 @@ func TestOptionsWinOverDefaultsAndTheLastOneCounts(t *testing.T) {
 }
 
 func TestPathsAndUserAgent(t *testing.T) {
-	w := newWorld(t, session.NewMemoryStore())
-	svc := w.service(session.WithLoginPath("/auth/login/"), session.WithLinkPath("/api/v1/auth"))
-	_, err := svc.Login(t.Context(), alice, email, password)
+	w := world.New(t, session.NewMemoryStore())
+	svc := w.Service(session.WithLoginPath("/auth/login/"), session.WithLinkPath("/api/v1/auth"))
+	_, err := svc.Login(t.Context(), world.Alice, world.Email, world.Password)
 	require.ErrorIs(t, err, session.ErrAuthUnavailable, "no such route there")
-	_, err = svc.Token(t.Context(), alice)
+	_, err = svc.Token(t.Context(), world.Alice)
 	require.ErrorIs(t, err, session.ErrAuthUnavailable, "and a missing route is not a missing link")
-	requests := w.auth.Requests()
+	requests := w.Auth.Requests()
 	require.Equal(t, "/auth/login", requests[0].Path)
 	require.Equal(t, "/api/v1/auth/matrix-session/%40alice%3Amatrix.example", requests[1].Path)
 	for _, r := range requests {
@@ -293,9 +294,9 @@ func TestPathsAndUserAgent(t *testing.T) {
 }
 
 func TestTheHTTPClientThatIsBroughtStaysAsItIs(t *testing.T) {
-	w := newWorld(t, session.NewMemoryStore())
-	brought := w.auth.Client()
-	w.login(w.service(session.WithHTTPClient(brought)))
+	w := world.New(t, session.NewMemoryStore())
+	brought := w.Auth.Client()
+	w.Login(w.Service(session.WithHTTPClient(brought)))
 	require.Nil(t, brought.CheckRedirect)
 }
 
@@ -310,13 +311,8 @@ func TestDefaultClientIsBoundedInTime(t *testing.T) {
 	require.NoError(t, err)
 	defer svc.Close()
 	started := time.Now()
-	_, err = svc.Login(t.Context(), alice, email, password)
+	_, err = svc.Login(t.Context(), world.Alice, world.Email, world.Password)
 	require.ErrorIs(t, err, session.ErrAuthUnavailable)
 	require.Less(t, time.Since(started), 12*time.Second)
 	require.Greater(t, time.Since(started), 5*time.Second)
 }
-
-// roundTripper is a function as an http.RoundTripper.
-type roundTripper func(*http.Request) (*http.Response, error)
-
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

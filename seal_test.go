@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mana/session"
+	"github.com/mana/session/internal/world"
 	"github.com/mana/session/sessiontest"
 )
 
@@ -57,87 +58,87 @@ func (s *sealedOnly) SwapLeased(ctx context.Context, owner string, old, next ses
 
 func TestEveryWriteIsSealed(t *testing.T) {
 	store := &sealedOnly{session.NewMemoryStore(), t, 0}
-	w := newWorld(t, store, session.WithEncryption(sealKey(1)))
-	w.loginDead()                                                 // a login
-	mustToken(t, w.svc, alice)                                    // the refresh token
-	require.NoError(t, w.svc.SetData(t.Context(), alice, "k", 1)) // data
-	require.NoError(t, w.svc.DeleteData(t.Context(), alice, "k"))
-	w.auth.Link(bob, email)
-	mustToken(t, w.svc, bob) // a session from the link
-	w.auth.SetTokenTTL(2 * time.Minute)
-	w.login(w.svc)
-	w.auth.SetTokenTTL(15 * time.Minute)
-	first := mustToken(t, w.svc, alice)
-	eventually(t, "a refresh ahead", func() bool { return mustToken(t, w.svc, alice) != first })
+	w := world.New(t, store, session.WithEncryption(sealKey(1)))
+	w.LoginDead()                                                       // a login
+	world.MustToken(t, w.Svc, world.Alice)                              // the refresh token
+	require.NoError(t, w.Svc.SetData(t.Context(), world.Alice, "k", 1)) // data
+	require.NoError(t, w.Svc.DeleteData(t.Context(), world.Alice, "k"))
+	w.Auth.Link(world.Bob, world.Email)
+	world.MustToken(t, w.Svc, world.Bob) // a session from the link
+	w.Auth.SetTokenTTL(2 * time.Minute)
+	w.Login(w.Svc)
+	w.Auth.SetTokenTTL(15 * time.Minute)
+	first := world.MustToken(t, w.Svc, world.Alice)
+	world.Eventually(t, "a refresh ahead", func() bool { return world.MustToken(t, w.Svc, world.Alice) != first })
 	before := store.writes
 	require.GreaterOrEqual(t, before, 7)
 
-	unlinked := w.service(session.WithEncryption(sealKey(1)), session.WithSSOLink(false))
-	w.auth.SetTokenTTL(30 * time.Second)
-	w.login(unlinked)
-	w.auth.RevokeRefreshTokens(email)
-	_, err := unlinked.Token(t.Context(), alice) // drops the spent refresh token
+	unlinked := w.Service(session.WithEncryption(sealKey(1)), session.WithSSOLink(false))
+	w.Auth.SetTokenTTL(30 * time.Second)
+	w.Login(unlinked)
+	w.Auth.RevokeRefreshTokens(world.Email)
+	_, err := unlinked.Token(t.Context(), world.Alice) // drops the spent refresh token
 	require.ErrorIs(t, err, session.ErrNotLoggedIn)
 	require.Equal(t, before+2, store.writes)
 }
 
 func TestSealedRecordsShowNothingAndServeAsOthersDo(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		svc := w.service(session.WithEncryption(sealKey(1)))
-		w.auth.SetTokenTTL(30 * time.Second)
-		s, err := svc.Login(t.Context(), alice, email, password)
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		svc := w.Service(session.WithEncryption(sealKey(1)))
+		w.Auth.SetTokenTTL(30 * time.Second)
+		s, err := svc.Login(t.Context(), world.Alice, world.Email, world.Password)
 		require.NoError(t, err)
-		w.auth.SetTokenTTL(15 * time.Minute)
-		require.NoError(t, svc.SetData(t.Context(), alice, "colour", "ultramarine"))
-		token := mustToken(t, svc, alice)
+		w.Auth.SetTokenTTL(15 * time.Minute)
+		require.NoError(t, svc.SetData(t.Context(), world.Alice, "colour", "ultramarine"))
+		token := world.MustToken(t, svc, world.Alice)
 		require.NotEqual(t, s.Token(), token, "the refresh token came back from the record")
 
-		sealed := w.stored(alice)
+		sealed := w.Stored(world.Alice)
 		require.True(t, strings.HasPrefix(sealed, "sealed1:"))
-		for _, part := range append(strings.Split(token, "."), email, "token", "colour", "ultramarine", "expiresAt") {
+		for _, part := range append(strings.Split(token, "."), world.Email, "token", "colour", "ultramarine", "expiresAt") {
 			require.NotContains(t, sealed, part)
 		}
 
-		other := w.service(session.WithEncryption(sealKey(1)))
-		require.Equal(t, token, mustToken(t, other, alice))
-		colour, found, err := session.DataAs[string](t.Context(), other, alice, "colour")
+		other := w.Service(session.WithEncryption(sealKey(1)))
+		require.Equal(t, token, world.MustToken(t, other, world.Alice))
+		colour, found, err := session.DataAs[string](t.Context(), other, world.Alice, "colour")
 		require.NoError(t, err)
 		require.True(t, found)
 		require.Equal(t, "ultramarine", colour)
-		require.Equal(t, []string{alice}, users(t, other))
+		require.Equal(t, []string{world.Alice}, users(t, other))
 		stats, err := other.Stats(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, 1, stats.Active)
 		require.Zero(t, stats.Unreadable)
-		require.NoError(t, other.Logout(t.Context(), alice))
-		_, err = svc.Token(t.Context(), alice)
+		require.NoError(t, other.Logout(t.Context(), world.Alice))
+		_, err = svc.Token(t.Context(), world.Alice)
 		require.ErrorIs(t, err, session.ErrNotLoggedIn)
 	})
 }
 
 func TestKeysRotateWithoutALogin(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
 		opens := func(keys ...byte) bool {
 			t.Helper()
 			var all [][]byte
 			for _, key := range keys {
 				all = append(all, sealKey(key))
 			}
-			_, err := w.service(session.WithEncryption(all[0], all[1:]...)).Token(t.Context(), alice)
+			_, err := w.Service(session.WithEncryption(all[0], all[1:]...)).Token(t.Context(), world.Alice)
 			if err != nil {
 				require.ErrorIs(t, err, session.ErrNotLoggedIn)
 			}
 			return err == nil
 		}
-		first := w.service(session.WithEncryption(sealKey(1)))
-		w.login(first)
+		first := w.Service(session.WithEncryption(sealKey(1)))
+		w.Login(first)
 		require.True(t, opens(1))
 		require.False(t, opens(2))
 
 		// Bots that know the new key, one of which writes with it.
 		require.True(t, opens(1, 2))
-		second := w.service(session.WithEncryption(sealKey(2), sealKey(9), sealKey(1)))
-		require.NoError(t, second.SetData(t.Context(), alice, "k", 1))
+		second := w.Service(session.WithEncryption(sealKey(2), sealKey(9), sealKey(1)))
+		require.NoError(t, second.SetData(t.Context(), world.Alice, "k", 1))
 		require.True(t, opens(1, 2))
 		require.True(t, opens(2))
 		require.False(t, opens(1), "the next write was with the current key")
@@ -145,43 +146,43 @@ func TestKeysRotateWithoutALogin(t *testing.T) {
 }
 
 func TestEncryptionIsSwitchedOnAndOffWithoutALogin(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
 		key := sealKey(1)
-		ready := w.service(session.WithEncryption(nil, key))
-		require.Contains(t, w.log.String(), "plain text")
-		w.login(ready)
-		require.True(t, strings.HasPrefix(w.stored(alice), "{"))
-		token := mustToken(t, w.svc, alice)
+		ready := w.Service(session.WithEncryption(nil, key))
+		require.Contains(t, w.Log.String(), "plain text")
+		w.Login(ready)
+		require.True(t, strings.HasPrefix(w.Stored(world.Alice), "{"))
+		token := world.MustToken(t, w.Svc, world.Alice)
 
-		require.NoError(t, w.service(session.WithEncryption(key)).SetData(t.Context(), alice, "k", 1))
-		require.True(t, strings.HasPrefix(w.stored(alice), "sealed1:"))
-		eventually(t, "the bot that only reads has seen the write", func() bool {
-			found, err := ready.Data(t.Context(), alice, "k", new(int))
+		require.NoError(t, w.Service(session.WithEncryption(key)).SetData(t.Context(), world.Alice, "k", 1))
+		require.True(t, strings.HasPrefix(w.Stored(world.Alice), "sealed1:"))
+		world.Eventually(t, "the bot that only reads has seen the write", func() bool {
+			found, err := ready.Data(t.Context(), world.Alice, "k", new(int))
 			return err == nil && found
 		})
-		require.Equal(t, token, mustToken(t, ready, alice))
+		require.Equal(t, token, world.MustToken(t, ready, world.Alice))
 
-		require.NoError(t, ready.SetData(t.Context(), alice, "k", 2))
-		require.True(t, strings.HasPrefix(w.stored(alice), "{"))
-		require.Equal(t, token, mustToken(t, w.service(), alice))
+		require.NoError(t, ready.SetData(t.Context(), world.Alice, "k", 2))
+		require.True(t, strings.HasPrefix(w.Stored(world.Alice), "{"))
+		require.Equal(t, token, world.MustToken(t, w.Service(), world.Alice))
 	})
 }
 
 func TestSessionsOfTheTypeScriptServiceAreSealedByTheNextWrite(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		token := w.auth.MintToken(email, time.Now().Add(time.Hour))
-		record := tsRecord(token, email, `{"a":{"b":[1,2]}}`)
-		w.put(alice, record)
-		svc := w.service(session.WithEncryption(sealKey(1)))
-		require.Equal(t, token, mustToken(t, svc, alice))
-		require.Equal(t, []string{alice}, users(t, svc))
-		require.Equal(t, record, w.stored(alice), "reading is not writing")
-		require.NoError(t, svc.SetData(t.Context(), alice, "k", "v"))
-		require.True(t, strings.HasPrefix(w.stored(alice), "sealed1:"))
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		token := w.Auth.MintToken(world.Email, time.Now().Add(time.Hour))
+		record := world.TsRecord(token, world.Email, `{"a":{"b":[1,2]}}`)
+		w.Put(world.Alice, record)
+		svc := w.Service(session.WithEncryption(sealKey(1)))
+		require.Equal(t, token, world.MustToken(t, svc, world.Alice))
+		require.Equal(t, []string{world.Alice}, users(t, svc))
+		require.Equal(t, record, w.Stored(world.Alice), "reading is not writing")
+		require.NoError(t, svc.SetData(t.Context(), world.Alice, "k", "v"))
+		require.True(t, strings.HasPrefix(w.Stored(world.Alice), "sealed1:"))
 
-		strict := w.service(session.WithEncryption(sealKey(1)), session.WithEncryptionRequired())
-		require.Equal(t, token, mustToken(t, strict, alice))
-		a, found, err := session.DataAs[map[string][]int](t.Context(), strict, alice, "a")
+		strict := w.Service(session.WithEncryption(sealKey(1)), session.WithEncryptionRequired())
+		require.Equal(t, token, world.MustToken(t, strict, world.Alice))
+		a, found, err := session.DataAs[map[string][]int](t.Context(), strict, world.Alice, "a")
 		require.NoError(t, err)
 		require.True(t, found)
 		require.Equal(t, map[string][]int{"b": {1, 2}}, a)
@@ -189,26 +190,26 @@ func TestSessionsOfTheTypeScriptServiceAreSealedByTheNextWrite(t *testing.T) {
 }
 
 func TestPlainTextIsNoSessionOnceEncryptionIsRequired(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		planted := tsRecord(w.auth.MintToken("bob@example.com", time.Now().Add(time.Hour)), email, "{}")
-		w.put(alice, planted)
-		svc := w.service(session.WithEncryptionRequired(), session.WithEncryption(sealKey(1)))
-		requireNoSession(t, w, svc, alice, "in plain text")
-		w.login(svc)
-		mustToken(t, svc, alice)
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		planted := world.TsRecord(w.Auth.MintToken("bob@example.com", time.Now().Add(time.Hour)), world.Email, "{}")
+		w.Put(world.Alice, planted)
+		svc := w.Service(session.WithEncryptionRequired(), session.WithEncryption(sealKey(1)))
+		requireNoSession(t, w, svc, world.Alice, "in plain text")
+		w.Login(svc)
+		world.MustToken(t, svc, world.Alice)
 	})
 }
 
 // requireNoSession is what holds for a record that cannot be read.
-func requireNoSession(t *testing.T, w *world, svc *session.Service, userID, reason string) {
+func requireNoSession(t *testing.T, w *world.World, svc *session.Service, userID, reason string) {
 	t.Helper()
 	before, err := svc.Stats(t.Context())
 	require.NoError(t, err)
-	value := w.stored(userID)
-	logged := len(w.log.String())
+	value := w.Stored(userID)
+	logged := len(w.Log.String())
 	_, err = svc.Token(t.Context(), userID)
 	require.ErrorIs(t, err, session.ErrNotLoggedIn)
-	line := w.log.String()[logged:]
+	line := w.Log.String()[logged:]
 	require.Contains(t, line, "record is not a session")
 	require.Contains(t, line, reason)
 	require.NotContains(t, line, value)
@@ -220,55 +221,55 @@ func requireNoSession(t *testing.T, w *world, svc *session.Service, userID, reas
 	after, err := svc.Stats(t.Context())
 	require.NoError(t, err)
 	require.Greater(t, after.Unreadable, before.Unreadable)
-	require.Equal(t, value, w.stored(userID), "nothing was removed or overwritten")
+	require.Equal(t, value, w.Stored(userID), "nothing was removed or overwritten")
 }
 
 func TestRecordThatNoKeyOpensIsNoSessionAndIsReplaced(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
 		key := sealKey(1)
-		plain := tsRecord(w.auth.MintToken(email, time.Now().Add(time.Hour)), email, "{}")
-		sealed := session.Seal(key, alice, plain)
-		w.put(alice, sealed)
-		mustToken(t, w.service(session.WithEncryption(key)), alice)
+		plain := world.TsRecord(w.Auth.MintToken(world.Email, time.Now().Add(time.Hour)), world.Email, "{}")
+		sealed := session.Seal(key, world.Alice, plain)
+		w.Put(world.Alice, sealed)
+		world.MustToken(t, w.Service(session.WithEncryption(key)), world.Alice)
 
-		requireNoSession(t, w, w.service(), alice, "there is no key")
-		requireNoSession(t, w, w.service(session.WithEncryption(sealKey(2), sealKey(3))), alice, "another key")
+		requireNoSession(t, w, w.Service(), world.Alice, "there is no key")
+		requireNoSession(t, w, w.Service(session.WithEncryption(sealKey(2), sealKey(3))), world.Alice, "another key")
 
-		svc := w.service(session.WithEncryption(key))
+		svc := w.Service(session.WithEncryption(key))
 		for name, poison := range map[string]string{
-			"another user's":   session.Seal(key, bob, plain),
+			"another user's":   session.Seal(key, world.Bob, plain),
 			"changed":          sealed[:len(sealed)-1] + string(sealed[len(sealed)-1]^1),
 			"cut off":          sealed[:40],
 			"the prefix alone": "sealed1:",
 			"another version":  "sealed2:" + sealed[8:],
-			"no record in it":  session.Seal(key, alice, "hello"),
-			"nothing in it":    session.Seal(key, alice, ""),
+			"no record in it":  session.Seal(key, world.Alice, "hello"),
+			"nothing in it":    session.Seal(key, world.Alice, ""),
 		} {
 			t.Run(name, func(t *testing.T) {
-				w.put(alice, poison)
-				eventually(t, "the write has been seen", func() bool {
-					_, err := svc.Token(t.Context(), alice)
+				w.Put(world.Alice, poison)
+				world.Eventually(t, "the write has been seen", func() bool {
+					_, err := svc.Token(t.Context(), world.Alice)
 					return err != nil
 				})
-				requireNoSession(t, w, svc, alice, "")
+				requireNoSession(t, w, svc, world.Alice, "")
 			})
 		}
-		w.login(svc)
-		mustToken(t, svc, alice)
+		w.Login(svc)
+		world.MustToken(t, svc, world.Alice)
 	})
 }
 
 func TestUsersCannotBeHandedEachOthersRecords(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		svc := w.service(session.WithEncryption(sealKey(1)))
-		w.login(svc)
-		_, err := svc.Login(t.Context(), bob, "bob@example.com", password)
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		svc := w.Service(session.WithEncryption(sealKey(1)))
+		w.Login(svc)
+		_, err := svc.Login(t.Context(), world.Bob, "bob@example.com", world.Password)
 		require.NoError(t, err)
-		alices, bobs := w.stored(alice), w.stored(bob)
-		w.put(alice, bobs)
-		w.put(bob, alices)
-		for _, id := range []string{alice, bob} {
-			eventually(t, "the writes have been seen", func() bool {
+		alices, bobs := w.Stored(world.Alice), w.Stored(world.Bob)
+		w.Put(world.Alice, bobs)
+		w.Put(world.Bob, alices)
+		for _, id := range []string{world.Alice, world.Bob} {
+			world.Eventually(t, "the writes have been seen", func() bool {
 				_, err := svc.Token(t.Context(), id)
 				return err != nil
 			})
@@ -278,20 +279,20 @@ func TestUsersCannotBeHandedEachOthersRecords(t *testing.T) {
 }
 
 func TestCleanupDropsSealedSessionsThatHaveExpired(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
 		key := sealKey(1)
-		token := w.auth.MintToken(email, time.Now().Add(time.Hour))
+		token := w.Auth.MintToken(world.Email, time.Now().Add(time.Hour))
 		// The store would keep both for an hour.
-		w.put(alice, session.Seal(key, alice, `{"token":"`+token+`","expiresAt":"2020-01-01T00:00:00.000Z","data":{}}`))
-		w.put(bob, session.Seal(key, bob, tsRecord(token, email, "{}")))
-		keyless := w.service()
+		w.Put(world.Alice, session.Seal(key, world.Alice, `{"token":"`+token+`","expiresAt":"2020-01-01T00:00:00.000Z","data":{}}`))
+		w.Put(world.Bob, session.Seal(key, world.Bob, world.TsRecord(token, world.Email, "{}")))
+		keyless := w.Service()
 		dropped, err := keyless.Cleanup(t.Context())
 		require.NoError(t, err)
 		require.Zero(t, dropped, "it cannot tell")
 		require.Empty(t, users(t, keyless))
 
-		svc := w.service(session.WithEncryption(key))
-		require.Equal(t, []string{bob}, users(t, svc))
+		svc := w.Service(session.WithEncryption(key))
+		require.Equal(t, []string{world.Bob}, users(t, svc))
 		stats, err := svc.Stats(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, 2, stats.Total)
@@ -299,30 +300,30 @@ func TestCleanupDropsSealedSessionsThatHaveExpired(t *testing.T) {
 		dropped, err = svc.Cleanup(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, 1, dropped)
-		require.Empty(t, w.stored(alice))
-		require.NotEmpty(t, w.stored(bob))
+		require.Empty(t, w.Stored(world.Alice))
+		require.NotEmpty(t, w.Stored(world.Bob))
 	})
 }
 
 // Bots in the middle of a rotation write to one user side by side.
 func TestConcurrentSealedWritesAllSurvive(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
 		bots := []*session.Service{
-			w.service(session.WithEncryption(sealKey(1), sealKey(2))),
-			w.service(session.WithEncryption(sealKey(2), sealKey(1))),
-			w.service(session.WithEncryption(nil, sealKey(1), sealKey(2))),
+			w.Service(session.WithEncryption(sealKey(1), sealKey(2))),
+			w.Service(session.WithEncryption(sealKey(2), sealKey(1))),
+			w.Service(session.WithEncryption(nil, sealKey(1), sealKey(2))),
 		}
-		w.login(bots[0])
+		w.Login(bots[0])
 		const writers, writes = 4, 5
 		var running sync.WaitGroup
 		for i, svc := range bots {
 			for writer := range writers {
 				running.Go(func() {
 					for n := range writes {
-						if err := svc.SetData(t.Context(), alice, fmt.Sprintf("%d/%d/%d", i, writer, n), n); err != nil {
+						if err := svc.SetData(t.Context(), world.Alice, fmt.Sprintf("%d/%d/%d", i, writer, n), n); err != nil {
 							t.Error(err)
 						}
-						if _, err := svc.Token(t.Context(), alice); err != nil {
+						if _, err := svc.Token(t.Context(), world.Alice); err != nil {
 							t.Error(err)
 						}
 					}
@@ -330,11 +331,11 @@ func TestConcurrentSealedWritesAllSurvive(t *testing.T) {
 			}
 		}
 		running.Wait()
-		reader := w.service(session.WithEncryption(sealKey(1), sealKey(2)))
+		reader := w.Service(session.WithEncryption(sealKey(1), sealKey(2)))
 		for i := range bots {
 			for writer := range writers {
 				for n := range writes {
-					found, err := reader.Data(t.Context(), alice, fmt.Sprintf("%d/%d/%d", i, writer, n), new(int))
+					found, err := reader.Data(t.Context(), world.Alice, fmt.Sprintf("%d/%d/%d", i, writer, n), new(int))
 					require.NoError(t, err)
 					require.True(t, found)
 				}
@@ -344,16 +345,16 @@ func TestConcurrentSealedWritesAllSurvive(t *testing.T) {
 }
 
 func TestRefreshTokenIsSpentOnceOverSealedRecords(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		bots := []*session.Service{w.service(session.WithEncryption(sealKey(1))), w.service(session.WithEncryption(sealKey(1)))}
-		w.auth.SetTokenTTL(30 * time.Second)
-		w.login(bots[0])
-		w.auth.SetTokenTTL(15 * time.Minute)
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		bots := []*session.Service{w.Service(session.WithEncryption(sealKey(1))), w.Service(session.WithEncryption(sealKey(1)))}
+		w.Auth.SetTokenTTL(30 * time.Second)
+		w.Login(bots[0])
+		w.Auth.SetTokenTTL(15 * time.Minute)
 		tokens := make(chan string, 16)
 		var running sync.WaitGroup
 		for i := range cap(tokens) {
 			running.Go(func() {
-				token, err := bots[i%2].Token(t.Context(), alice)
+				token, err := bots[i%2].Token(t.Context(), world.Alice)
 				if err != nil {
 					t.Error(err)
 				}
@@ -366,7 +367,7 @@ func TestRefreshTokenIsSpentOnceOverSealedRecords(t *testing.T) {
 		for token := range tokens {
 			require.Equal(t, first, token)
 		}
-		require.Equal(t, 1, w.auth.Calls(sessiontest.Refresh))
+		require.Equal(t, 1, w.Auth.Calls(sessiontest.Refresh))
 	})
 }
 
@@ -405,7 +406,7 @@ func TestKeyIsCopied(t *testing.T) {
 	key := sealKey(1)
 	opt := session.WithEncryption(key)
 	clear(key)
-	w := newWorld(t, session.NewMemoryStore(), opt)
-	w.login(w.svc)
-	mustToken(t, w.service(session.WithEncryption(sealKey(1))), alice)
+	w := world.New(t, session.NewMemoryStore(), opt)
+	w.Login(w.Svc)
+	world.MustToken(t, w.Service(session.WithEncryption(sealKey(1))), world.Alice)
 }

@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -10,24 +11,9 @@ import (
 
 	"github.com/mana/session"
 	"github.com/mana/session/internal/redistest"
+	"github.com/mana/session/internal/world"
 	"github.com/mana/session/storetest"
 )
-
-func newRedisStore(t *testing.T, client redis.UniversalClient, opts ...session.RedisOption) *session.RedisStore {
-	t.Helper()
-	store, err := session.NewRedisStore(client, opts...)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, store.Close()) })
-	return store
-}
-
-// newClient is a client as bots make them: without ContextTimeoutEnabled.
-func newClient(t *testing.T, addr string) *redis.Client {
-	t.Helper()
-	client := redis.NewClient(&redis.Options{Addr: addr})
-	t.Cleanup(func() { client.Close() })
-	return client
-}
 
 func TestMemoryStoreConforms(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) session.Store {
@@ -41,7 +27,7 @@ func TestRedisStoreConformsOnMiniredis(t *testing.T) {
 	server := miniredis.RunT(t)
 	storetest.Run(t, func(t *testing.T) session.Store {
 		server.FlushAll()
-		return newRedisStore(t, newClient(t, server.Addr()))
+		return world.NewRedisStore(t, world.NewClient(t, server.Addr()))
 	}, storetest.WithAdvance(func(d time.Duration) {
 		server.FastForward(d)
 	}))
@@ -53,7 +39,7 @@ func TestRedisStoreConforms(t *testing.T) {
 		t.Run(prefix, func(t *testing.T) {
 			storetest.Run(t, func(t *testing.T) session.Store {
 				server.MustDo("FLUSHALL")
-				return newRedisStore(t, newClient(t, server.Addr), session.WithKeyPrefix(prefix))
+				return world.NewRedisStore(t, world.NewClient(t, server.Addr), session.WithKeyPrefix(prefix))
 			}, storetest.WithFull(func(full bool) {
 				server.MustDo("CONFIG", "SET", "maxmemory", map[bool]string{true: "1", false: "0"}[full])
 			}))
@@ -71,7 +57,7 @@ func TestRedisStoreConformsOnCluster(t *testing.T) {
 				}
 				client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()})
 				t.Cleanup(func() { client.Close() })
-				return newRedisStore(t, client, session.WithKeyPrefix(prefix))
+				return world.NewRedisStore(t, client, session.WithKeyPrefix(prefix))
 			})
 		})
 	}
@@ -85,16 +71,36 @@ func TestRedisStoreConformsOnSentinel(t *testing.T) {
 			MasterName: deployment.MasterName, SentinelAddrs: deployment.Addrs(),
 		})
 		t.Cleanup(func() { client.Close() })
-		return newRedisStore(t, client)
+		return world.NewRedisStore(t, client)
 	})
 }
 
 func TestKeyPrefixesThatCannotWorkAreRefused(t *testing.T) {
-	client := newClient(t, "127.0.0.1:1")
+	client := world.NewClient(t, "127.0.0.1:1")
 	for _, prefix := range []string{"", "{open:", "close}:", "{}:"} {
 		_, err := session.NewRedisStore(client, session.WithKeyPrefix(prefix))
 		require.Error(t, err, prefix)
 	}
 	_, err := session.NewRedisStore(nil)
 	require.Error(t, err)
+}
+
+func TestQueueIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near := world.NewLink(t)
+		w := world.New(t, near)
+		other := (&world.World{T: t, Auth: w.Auth, Store: near.Another(), Log: w.Log}).Service()
+		session.SetMaxQueued(w.Svc, 1)
+		near.Lose()
+		_, err := w.Svc.Login(t.Context(), world.Bob, "bob@example.com", world.Password)
+		require.NoError(t, err)
+		_, err = w.Svc.Login(t.Context(), world.Alice, world.Email, world.Password)
+		require.ErrorIs(t, err, session.ErrStoreUnavailable)
+		require.ErrorIs(t, w.Svc.Logout(t.Context(), world.Carol), session.ErrStoreUnavailable)
+		require.Equal(t, 1, w.Svc.Health(t.Context()).Queued)
+		world.MustToken(t, w.Svc, world.Bob)
+		near.Restore()
+		time.Sleep(5 * time.Second)
+		world.MustToken(t, other, world.Bob)
+	})
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/mana/session"
 	"github.com/mana/session/internal/redistest"
+	"github.com/mana/session/internal/world"
 	"github.com/mana/session/sessiontest"
 )
 
@@ -25,111 +26,111 @@ func TestTokenFromACacheIsGoodForMoreThanAMinute(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				store := session.NewMemoryStore()
 				defer store.Close()
-				w := newWorld(t, store, session.WithRefreshAhead(0))
-				w.auth.Link(alice, email)
-				cached := w.auth.MintToken(email, time.Now().Add(left))
-				w.put(alice, tsRecord(cached, email, "{}"))
-				token := mustToken(t, w.svc, alice)
+				w := world.New(t, store, session.WithRefreshAhead(0))
+				w.Auth.Link(world.Alice, world.Email)
+				cached := w.Auth.MintToken(world.Email, time.Now().Add(left))
+				w.Put(world.Alice, world.TsRecord(cached, world.Email, "{}"))
+				token := world.MustToken(t, w.Svc, world.Alice)
 				require.Equal(t, left > time.Minute, token == cached)
-				require.Equal(t, token, mustToken(t, w.svc, alice), "the second time from the near cache")
+				require.Equal(t, token, world.MustToken(t, w.Svc, world.Alice), "the second time from the near cache")
 			})
 		})
 	}
 }
 
 func TestDeadTokenIsReplacedByTheLink(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		old := w.loginDead()
-		require.NoError(t, w.svc.SetData(t.Context(), alice, "list", "shopping"))
-		w.auth.Link(alice, email)
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		old := w.LoginDead()
+		require.NoError(t, w.Svc.SetData(t.Context(), world.Alice, "list", "shopping"))
+		w.Auth.Link(world.Alice, world.Email)
 
-		token := mustToken(t, w.svc, alice)
+		token := world.MustToken(t, w.Svc, world.Alice)
 		require.NotEqual(t, old.Token(), token)
-		require.Equal(t, token, mustToken(t, w.svc, alice))
-		require.Equal(t, 1, w.auth.Calls(sessiontest.Any), "one call, and none for the refresh token")
+		require.Equal(t, token, world.MustToken(t, w.Svc, world.Alice))
+		require.Equal(t, 1, w.Auth.Calls(sessiontest.Any), "one call, and none for the refresh token")
 
-		s, err := w.svc.Session(t.Context(), alice)
+		s, err := w.Svc.Session(t.Context(), world.Alice)
 		require.NoError(t, err)
-		require.Equal(t, email, s.Email)
+		require.Equal(t, world.Email, s.Email)
 		require.Equal(t, old.Subject, s.Subject)
-		list, found, err := session.DataAs[string](t.Context(), w.svc, alice, "list")
+		list, found, err := session.DataAs[string](t.Context(), w.Svc, world.Alice, "list")
 		require.NoError(t, err)
 		require.True(t, found)
 		require.Equal(t, "shopping", list)
-		require.Contains(t, w.stored(alice), `"refreshToken"`)
+		require.Contains(t, w.Stored(world.Alice), `"refreshToken"`)
 	})
 }
 
 func TestDeadTokenIsReplacedByTheRefreshTokenWithoutALink(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		w.loginDead()
-		require.NoError(t, w.svc.SetData(t.Context(), alice, "n", 1))
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		w.LoginDead()
+		require.NoError(t, w.Svc.SetData(t.Context(), world.Alice, "n", 1))
 		for range 3 { // each refresh needs the successor that the last one stored
-			mustToken(t, w.svc, alice)
-			w.auth.SetTokenTTL(30 * time.Second)
-			current := mustToken(t, w.svc, alice)
-			_, err := w.svc.Refresh(t.Context(), alice, current)
+			world.MustToken(t, w.Svc, world.Alice)
+			w.Auth.SetTokenTTL(30 * time.Second)
+			current := world.MustToken(t, w.Svc, world.Alice)
+			_, err := w.Svc.Refresh(t.Context(), world.Alice, current)
 			require.NoError(t, err)
-			w.auth.SetTokenTTL(15 * time.Minute)
+			w.Auth.SetTokenTTL(15 * time.Minute)
 		}
-		mustToken(t, w.svc, alice)
-		found, err := w.svc.Data(t.Context(), alice, "n", new(int))
+		world.MustToken(t, w.Svc, world.Alice)
+		found, err := w.Svc.Data(t.Context(), world.Alice, "n", new(int))
 		require.NoError(t, err)
 		require.True(t, found)
-		got, err := w.svc.Email(t.Context(), alice)
+		got, err := w.Svc.Email(t.Context(), world.Alice)
 		require.NoError(t, err)
-		require.Equal(t, email, got)
+		require.Equal(t, world.Email, got)
 	})
 }
 
 func TestLinkedUserNeedsNoLogin(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		w.auth.Link(alice, email)
-		token := mustToken(t, w.svc, alice)
-		require.Equal(t, token, mustToken(t, w.service(), alice), "the session is shared")
-		require.Equal(t, 1, w.auth.Calls(sessiontest.LinkFetch))
-		got, err := w.svc.Email(t.Context(), alice)
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		w.Auth.Link(world.Alice, world.Email)
+		token := world.MustToken(t, w.Svc, world.Alice)
+		require.Equal(t, token, world.MustToken(t, w.Service(), world.Alice), "the session is shared")
+		require.Equal(t, 1, w.Auth.Calls(sessiontest.LinkFetch))
+		got, err := w.Svc.Email(t.Context(), world.Alice)
 		require.NoError(t, err)
-		require.Equal(t, email, got, "the link call returns the email")
+		require.Equal(t, world.Email, got, "the link call returns the email")
 	})
 }
 
 func TestUnlinkedUserCostsOneCallPer30Seconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, session.NewMemoryStore())
+		w := world.New(t, session.NewMemoryStore())
 		ask := func() error {
-			_, err := w.svc.Token(t.Context(), alice)
+			_, err := w.Svc.Token(t.Context(), world.Alice)
 			return err
 		}
 		for range 5 {
 			require.ErrorIs(t, ask(), session.ErrNotLoggedIn)
 		}
-		require.Equal(t, 1, w.auth.Calls(sessiontest.Any))
+		require.Equal(t, 1, w.Auth.Calls(sessiontest.Any))
 		time.Sleep(31 * time.Second)
 		require.ErrorIs(t, ask(), session.ErrNotLoggedIn)
-		require.Equal(t, 2, w.auth.Calls(sessiontest.Any))
+		require.Equal(t, 2, w.Auth.Calls(sessiontest.Any))
 		// What appears in the store overrides what is remembered.
-		w.login(w.service())
+		w.Login(w.Service())
 		require.NoError(t, ask())
 		// And so does a login here.
-		require.NoError(t, w.svc.Logout(t.Context(), alice))
+		require.NoError(t, w.Svc.Logout(t.Context(), world.Alice))
 		require.ErrorIs(t, ask(), session.ErrNotLoggedIn)
-		w.login(w.svc)
+		w.Login(w.Svc)
 		require.NoError(t, ask())
 	})
 }
 
 func TestClearNoEndsTheSession(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		w.loginDead()
-		w.auth.RevokeRefreshTokens(email)
-		_, err := w.svc.Token(t.Context(), alice)
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		w.LoginDead()
+		w.Auth.RevokeRefreshTokens(world.Email)
+		_, err := w.Svc.Token(t.Context(), world.Alice)
 		require.ErrorIs(t, err, session.ErrNotLoggedIn)
-		require.Empty(t, w.stored(alice))
-		require.Equal(t, 1, w.auth.Calls(sessiontest.LinkFetch))
-		require.Equal(t, 1, w.auth.Calls(sessiontest.Refresh))
-		require.Equal(t, 1, w.auth.Calls(sessiontest.LinkCheck), "a 404 is confirmed before it counts")
-		in, err := w.svc.LoggedIn(t.Context(), alice)
+		require.Empty(t, w.Stored(world.Alice))
+		require.Equal(t, 1, w.Auth.Calls(sessiontest.LinkFetch))
+		require.Equal(t, 1, w.Auth.Calls(sessiontest.Refresh))
+		require.Equal(t, 1, w.Auth.Calls(sessiontest.LinkCheck), "a 404 is confirmed before it counts")
+		in, err := w.Svc.LoggedIn(t.Context(), world.Alice)
 		require.NoError(t, err)
 		require.False(t, in)
 	})
@@ -149,7 +150,7 @@ func TestFailureNeverEndsTheSession(t *testing.T) {
 		"reset":                    {link: sessiontest.Reset(), want: session.ErrAuthUnavailable},
 		"HTML":                     {link: sessiontest.HTML(), want: session.ErrAuthUnavailable},
 		"204":                      {link: sessiontest.Raw(204, "", ""), want: session.ErrAuthUnavailable},
-		"no token":                 {link: sessiontest.JSON(map[string]any{"email": email}), want: session.ErrAuthUnavailable},
+		"no token":                 {link: sessiontest.JSON(map[string]any{"email": world.Email}), want: session.ErrAuthUnavailable},
 		"opaque token":             {link: sessiontest.JSON(map[string]any{"token": "opaque"}), want: session.ErrAuthUnavailable},
 		"truncated":                {link: sessiontest.TruncateJSON(20), want: session.ErrAuthUnavailable},
 		"broken off":               {link: sessiontest.CutBody(20), want: session.ErrAuthUnavailable},
@@ -167,28 +168,28 @@ func TestFailureNeverEndsTheSession(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, session.NewMemoryStore())
-				w.loginDead()
+				w := world.New(t, session.NewMemoryStore())
+				w.LoginDead()
 				for op, fault := range map[sessiontest.Op]sessiontest.Fault{
 					sessiontest.LinkFetch: c.link, sessiontest.Refresh: c.refresh, sessiontest.LinkCheck: c.check,
 				} {
 					if fault != nil {
-						w.auth.Inject(op, -1, fault)
+						w.Auth.Inject(op, -1, fault)
 					}
 				}
-				_, err := w.svc.Token(t.Context(), alice)
+				_, err := w.Svc.Token(t.Context(), world.Alice)
 				require.ErrorIs(t, err, c.want)
 				require.NotErrorIs(t, err, session.ErrNotLoggedIn)
 				require.ErrorAs(t, err, new(*session.AuthError))
-				require.NotEmpty(t, w.stored(alice), "the session is kept")
-				in, err := w.svc.LoggedIn(t.Context(), alice)
+				require.NotEmpty(t, w.Stored(world.Alice), "the session is kept")
+				in, err := w.Svc.LoggedIn(t.Context(), world.Alice)
 				require.NoError(t, err)
 				require.True(t, in, "logged in, though there is no token just now")
 
-				w.auth.ClearFaults()
-				w.auth.Link(alice, email)
+				w.Auth.ClearFaults()
+				w.Auth.Link(world.Alice, world.Email)
 				time.Sleep(60 * time.Second) // past the back-off, the breaker, and what the server asked for
-				mustToken(t, w.svc, alice)
+				world.MustToken(t, w.Svc, world.Alice)
 			})
 		})
 	}
@@ -196,132 +197,132 @@ func TestFailureNeverEndsTheSession(t *testing.T) {
 
 func TestHangingAuthServerCostsNobodyTheSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, session.NewMemoryStore())
-		w.loginDead()
-		w.auth.Inject(sessiontest.LinkFetch, -1, w.auth.Hang())
+		w := world.New(t, session.NewMemoryStore())
+		w.LoginDead()
+		w.Auth.Inject(sessiontest.LinkFetch, -1, w.Auth.Hang())
 		started := time.Now()
-		_, err := w.svc.Token(t.Context(), alice)
+		_, err := w.Svc.Token(t.Context(), world.Alice)
 		require.ErrorIs(t, err, session.ErrAuthUnavailable)
 		require.LessOrEqual(t, time.Since(started), 12*time.Second)
-		require.NotEmpty(t, w.stored(alice))
+		require.NotEmpty(t, w.Stored(world.Alice))
 	})
 }
 
 func TestRefreshTokenStandsInForARejectedServiceKey(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		w.loginDead()
-		w.auth.SetServiceKey("changed")
-		mustToken(t, w.svc, alice)
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		w.LoginDead()
+		w.Auth.SetServiceKey("changed")
+		world.MustToken(t, w.Svc, world.Alice)
 	})
 }
 
 func TestRejectedServiceKeyOfAnUnknownUser(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		w.auth.SetServiceKey("changed")
-		_, err := w.svc.Token(t.Context(), alice)
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		w.Auth.SetServiceKey("changed")
+		_, err := w.Svc.Token(t.Context(), world.Alice)
 		require.ErrorIs(t, err, session.ErrServiceKeyRejected)
 	})
 }
 
 func TestBotThatCannotAskEndsNothing(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		w.put(alice, tsRecord(w.auth.MintToken(email, time.Now().Add(10*time.Second)), email, `{"a":1}`))
-		before := w.stored(alice)
-		keyless := w.service(session.WithServiceKey(""))
-		_, err := keyless.Token(t.Context(), alice)
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		w.Put(world.Alice, world.TsRecord(w.Auth.MintToken(world.Email, time.Now().Add(10*time.Second)), world.Email, `{"a":1}`))
+		before := w.Stored(world.Alice)
+		keyless := w.Service(session.WithServiceKey(""))
+		_, err := keyless.Token(t.Context(), world.Alice)
 		require.ErrorIs(t, err, session.ErrNotLoggedIn)
-		require.Equal(t, before, w.stored(alice))
-		require.Zero(t, w.auth.Calls(sessiontest.Any))
-		w.auth.Link(alice, email)
-		mustToken(t, w.svc, alice)
+		require.Equal(t, before, w.Stored(world.Alice))
+		require.Zero(t, w.Auth.Calls(sessiontest.Any))
+		w.Auth.Link(world.Alice, world.Email)
+		world.MustToken(t, w.Svc, world.Alice)
 	})
 }
 
 func TestKeylessBotKeepsTheSessionForOthersWhenItsRefreshTokenIsSpent(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		w.loginDead()
-		w.auth.RevokeRefreshTokens(email)
-		keyless := w.service(session.WithServiceKey(""))
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		w.LoginDead()
+		w.Auth.RevokeRefreshTokens(world.Email)
+		keyless := w.Service(session.WithServiceKey(""))
 		for range 3 {
-			_, err := keyless.Token(t.Context(), alice)
+			_, err := keyless.Token(t.Context(), world.Alice)
 			require.ErrorIs(t, err, session.ErrNotLoggedIn)
 		}
-		require.Equal(t, 1, w.auth.Calls(sessiontest.Refresh), "a spent token is not tried again")
-		w.auth.Link(alice, email)
-		mustToken(t, w.svc, alice)
+		require.Equal(t, 1, w.Auth.Calls(sessiontest.Refresh), "a spent token is not tried again")
+		w.Auth.Link(world.Alice, world.Email)
+		world.MustToken(t, w.Svc, world.Alice)
 	})
 }
 
 func TestUserIDWithPercentNeverReachesALinkCall(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
 		const tricky = "@a%2Fb:matrix.example" // which the server would read as @a/b
-		w.auth.Link("@a/b:matrix.example", "bob@example.com")
-		_, err := w.svc.Token(t.Context(), tricky)
+		w.Auth.Link("@a/b:matrix.example", "bob@example.com")
+		_, err := w.Svc.Token(t.Context(), tricky)
 		require.ErrorIs(t, err, session.ErrNotLoggedIn)
-		require.NoError(t, w.svc.Logout(t.Context(), tricky, session.AndUnlink()))
-		require.Zero(t, w.auth.Calls(sessiontest.Any))
+		require.NoError(t, w.Svc.Logout(t.Context(), tricky, session.AndUnlink()))
+		require.Zero(t, w.Auth.Calls(sessiontest.Any))
 		// Such a user can still log in, and is kept in by the refresh token.
-		w.auth.SetTokenTTL(30 * time.Second)
-		_, err = w.svc.Login(t.Context(), tricky, email, password)
+		w.Auth.SetTokenTTL(30 * time.Second)
+		_, err = w.Svc.Login(t.Context(), tricky, world.Email, world.Password)
 		require.NoError(t, err)
-		w.auth.SetTokenTTL(time.Hour)
-		mustToken(t, w.svc, tricky)
-		require.Equal(t, 2, w.auth.Calls(sessiontest.Any), "login and refresh")
+		w.Auth.SetTokenTTL(time.Hour)
+		world.MustToken(t, w.Svc, tricky)
+		require.Equal(t, 2, w.Auth.Calls(sessiontest.Any), "login and refresh")
 	})
 }
 
 func TestSlashInAUserIDIsEncoded(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		w.auth.Link("@a/b:matrix.example", email)
-		mustToken(t, w.svc, "@a/b:matrix.example")
-		require.Contains(t, w.auth.Requests()[0].Path, "%2F")
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		w.Auth.Link("@a/b:matrix.example", world.Email)
+		world.MustToken(t, w.Svc, "@a/b:matrix.example")
+		require.Contains(t, w.Auth.Requests()[0].Path, "%2F")
 	})
 }
 
 func TestTokenOfAnotherAccountStartsACleanSession(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		w.loginDead()
-		require.NoError(t, w.svc.SetData(t.Context(), alice, "diary", "private"))
-		w.auth.Link(alice, "bob@example.com") // the link changed owner
-		w.auth.RevokeRefreshTokens(email)     // and alice's own login is over
-		mustToken(t, w.svc, alice)
-		s, err := w.svc.Session(t.Context(), alice)
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		w.LoginDead()
+		require.NoError(t, w.Svc.SetData(t.Context(), world.Alice, "diary", "private"))
+		w.Auth.Link(world.Alice, "bob@example.com") // the link changed owner
+		w.Auth.RevokeRefreshTokens(world.Email)     // and alice's own login is over
+		world.MustToken(t, w.Svc, world.Alice)
+		s, err := w.Svc.Session(t.Context(), world.Alice)
 		require.NoError(t, err)
 		require.Equal(t, "bob@example.com", s.Email)
-		found, err := w.svc.Data(t.Context(), alice, "diary", new(string))
+		found, err := w.Svc.Data(t.Context(), world.Alice, "diary", new(string))
 		require.NoError(t, err)
 		require.False(t, found)
-		require.NotContains(t, w.stored(alice), "refreshToken")
-		require.Contains(t, w.log.String(), "another account")
+		require.NotContains(t, w.Stored(world.Alice), "refreshToken")
+		require.Contains(t, w.Log.String(), "another account")
 	})
 }
 
 func TestTokenFromTheServerIsReturnedAsItIs(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		w.auth.Link(alice, email)
-		w.auth.SetTokenTTL(20 * time.Second) // or a clock that is behind ours
-		mustToken(t, w.svc, alice)
-		require.Equal(t, 1, w.auth.Calls(sessiontest.Any))
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		w.Auth.Link(world.Alice, world.Email)
+		w.Auth.SetTokenTTL(20 * time.Second) // or a clock that is behind ours
+		world.MustToken(t, w.Svc, world.Alice)
+		require.Equal(t, 1, w.Auth.Calls(sessiontest.Any))
 	})
 }
 
 func TestAgingTokenIsHandedOutWhileOneRefreshRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, session.NewMemoryStore())
-		w.auth.Link(alice, email)
-		first := mustToken(t, w.svc, alice)
-		w.auth.ResetCalls()
+		w := world.New(t, session.NewMemoryStore())
+		w.Auth.Link(world.Alice, world.Email)
+		first := world.MustToken(t, w.Svc, world.Alice)
+		w.Auth.ResetCalls()
 		time.Sleep(11 * time.Minute) // 4 of 15 left
-		w.auth.Inject(sessiontest.LinkFetch, 1, sessiontest.Delay(5*time.Second))
+		w.Auth.Inject(sessiontest.LinkFetch, 1, sessiontest.Delay(5*time.Second))
 		started := time.Now()
 		for range 100 {
-			require.Equal(t, first, mustToken(t, w.svc, alice))
+			require.Equal(t, first, world.MustToken(t, w.Svc, world.Alice))
 		}
 		require.Zero(t, time.Since(started), "nobody waits")
 		time.Sleep(6 * time.Second)
-		require.NotEqual(t, first, mustToken(t, w.svc, alice))
-		require.Equal(t, 1, w.auth.Calls(sessiontest.Any))
-		stats, err := w.svc.Stats(t.Context())
+		require.NotEqual(t, first, world.MustToken(t, w.Svc, world.Alice))
+		require.Equal(t, 1, w.Auth.Calls(sessiontest.Any))
+		stats, err := w.Svc.Stats(t.Context())
 		require.NoError(t, err)
 		require.EqualValues(t, 1, stats.RefreshesAhead)
 	})
@@ -329,23 +330,23 @@ func TestAgingTokenIsHandedOutWhileOneRefreshRuns(t *testing.T) {
 
 func TestAuthOutageShorterThanTheWindowIsNotNoticed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, session.NewMemoryStore())
-		w.auth.Link(alice, email)
-		mustToken(t, w.svc, alice)
+		w := world.New(t, session.NewMemoryStore())
+		w.Auth.Link(world.Alice, world.Email)
+		world.MustToken(t, w.Svc, world.Alice)
 		time.Sleep(10 * time.Minute)
-		w.auth.ResetCalls()
-		w.auth.BreakDatabase(true)
+		w.Auth.ResetCalls()
+		w.Auth.BreakDatabase(true)
 		for range 180 { // three minutes
-			mustToken(t, w.svc, alice)
+			world.MustToken(t, w.Svc, world.Alice)
 			time.Sleep(time.Second)
 		}
-		require.Less(t, w.auth.Calls(sessiontest.Any), 40, "backed off")
-		w.auth.BreakDatabase(false)
+		require.Less(t, w.Auth.Calls(sessiontest.Any), 40, "backed off")
+		w.Auth.BreakDatabase(false)
 		for range 60 {
-			mustToken(t, w.svc, alice)
+			world.MustToken(t, w.Svc, world.Alice)
 			time.Sleep(time.Second)
 		}
-		s, err := w.svc.Session(t.Context(), alice)
+		s, err := w.Svc.Session(t.Context(), world.Alice)
 		require.NoError(t, err)
 		require.Greater(t, time.Until(s.TokenExpiresAt), 10*time.Minute)
 	})
@@ -353,38 +354,38 @@ func TestAuthOutageShorterThanTheWindowIsNotNoticed(t *testing.T) {
 
 func TestRefreshAheadDoesNotEndASessionWhoseTokenServes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, session.NewMemoryStore())
-		w.login(w.svc)
-		w.auth.RevokeRefreshTokens(email)
+		w := world.New(t, session.NewMemoryStore())
+		w.Login(w.Svc)
+		w.Auth.RevokeRefreshTokens(world.Email)
 		time.Sleep(12 * time.Minute)
-		mustToken(t, w.svc, alice)
+		world.MustToken(t, w.Svc, world.Alice)
 		synctest.Wait()
-		mustToken(t, w.svc, alice)
+		world.MustToken(t, w.Svc, world.Alice)
 		time.Sleep(3 * time.Minute)
-		_, err := w.svc.Token(t.Context(), alice)
+		_, err := w.Svc.Token(t.Context(), world.Alice)
 		require.ErrorIs(t, err, session.ErrNotLoggedIn)
 	})
 }
 
 func TestManyCallersOfADeadTokenShareOneCall(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		w.auth.Link(alice, email)
-		services := []*session.Service{w.svc, w.service(), w.service(), w.service()}
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		w.Auth.Link(world.Alice, world.Email)
+		services := []*session.Service{w.Svc, w.Service(), w.Service(), w.Service()}
 		for range 50 {
-			w.put(alice, tsRecord(w.auth.MintToken(email, time.Now().Add(time.Second)), email, "{}"))
+			w.Put(world.Alice, world.TsRecord(w.Auth.MintToken(world.Email, time.Now().Add(time.Second)), world.Email, "{}"))
 			for _, svc := range services {
-				eventually(t, "the dead token is known", func() bool {
-					s, err := svc.Session(t.Context(), alice)
+				world.Eventually(t, "the dead token is known", func() bool {
+					s, err := svc.Session(t.Context(), world.Alice)
 					return err == nil && time.Until(s.TokenExpiresAt) < time.Minute
 				})
 			}
-			w.auth.ResetCalls()
+			w.Auth.ResetCalls()
 			tokens := make(chan string, len(services)*64)
 			var callers sync.WaitGroup
 			for _, svc := range services {
 				for range 64 {
 					callers.Go(func() {
-						token, err := svc.Token(context.WithoutCancel(t.Context()), alice)
+						token, err := svc.Token(context.WithoutCancel(t.Context()), world.Alice)
 						if err != nil {
 							t.Error(err)
 						}
@@ -398,20 +399,20 @@ func TestManyCallersOfADeadTokenShareOneCall(t *testing.T) {
 			for token := range tokens {
 				require.Equal(t, first, token)
 			}
-			require.Equal(t, 1, w.auth.Calls(sessiontest.Any))
+			require.Equal(t, 1, w.Auth.Calls(sessiontest.Any))
 		}
 	})
 }
 
 func TestTwoProcessesNeverSpendOneRefreshTokenTwice(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		w.loginDead()
-		other := w.service()
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		w.LoginDead()
+		other := w.Service()
 		var callers sync.WaitGroup
-		for _, svc := range []*session.Service{w.svc, other} {
+		for _, svc := range []*session.Service{w.Svc, other} {
 			for range 8 {
 				callers.Go(func() {
-					_, err := svc.Token(context.WithoutCancel(t.Context()), alice)
+					_, err := svc.Token(context.WithoutCancel(t.Context()), world.Alice)
 					if err != nil {
 						t.Error(err)
 					}
@@ -419,97 +420,83 @@ func TestTwoProcessesNeverSpendOneRefreshTokenTwice(t *testing.T) {
 			}
 		}
 		callers.Wait()
-		require.Equal(t, 1, w.auth.Calls(sessiontest.Refresh))
+		require.Equal(t, 1, w.Auth.Calls(sessiontest.Refresh))
 	})
 }
 
 func TestCallerWhoGivesUpHarmsNobody(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		g := newGate(w.auth.Client().Transport)
-		svc := w.service(session.WithHTTPClient(&http.Client{Transport: g}))
-		w.auth.Link(alice, email)
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		g := world.NewGate(w.Auth.Client().Transport)
+		svc := w.Service(session.WithHTTPClient(&http.Client{Transport: g}))
+		w.Auth.Link(world.Alice, world.Email)
 		impatient, giveUp := context.WithCancel(t.Context())
 		gaveUp := make(chan error, 1)
 		go func() {
-			_, err := svc.Token(impatient, alice)
+			_, err := svc.Token(impatient, world.Alice)
 			gaveUp <- err
 		}()
-		<-g.arrived
+		<-g.Arrived
 		patient := make(chan error, 1)
 		go func() {
-			_, err := svc.Token(context.WithoutCancel(t.Context()), alice)
+			_, err := svc.Token(context.WithoutCancel(t.Context()), world.Alice)
 			patient <- err
 		}()
 		giveUp()
 		require.ErrorIs(t, <-gaveUp, context.Canceled)
-		close(g.open)
+		close(g.Open)
 		require.NoError(t, <-patient)
 	})
 }
 
-// held is a world whose service is stuck in a refresh of alice's dead token.
-func held(t *testing.T, w *world) (result <-chan error, release func()) {
-	t.Helper()
-	g := newGate(w.auth.Client().Transport)
-	svc := w.service(session.WithHTTPClient(&http.Client{Transport: g}))
-	out := make(chan error, 1)
-	go func() {
-		_, err := svc.Token(context.WithoutCancel(t.Context()), alice)
-		out <- err
-	}()
-	<-g.arrived
-	return out, func() { close(g.open) }
-}
-
 func TestLogoutWinsOverRefresh(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		w.loginDead()
-		w.auth.Link(alice, email)
-		result, release := held(t, w)
-		require.NoError(t, w.svc.Logout(t.Context(), alice))
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		w.LoginDead()
+		w.Auth.Link(world.Alice, world.Email)
+		result, release := world.Held(t, w)
+		require.NoError(t, w.Svc.Logout(t.Context(), world.Alice))
 		release()
 		require.ErrorIs(t, <-result, session.ErrNotLoggedIn)
-		require.Empty(t, w.stored(alice))
+		require.Empty(t, w.Stored(world.Alice))
 	})
 }
 
 func TestLogoutWinsOverANewSessionFromTheLink(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		w.auth.Link(alice, email)
-		result, release := held(t, w)
-		require.NoError(t, w.svc.Logout(t.Context(), alice))
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		w.Auth.Link(world.Alice, world.Email)
+		result, release := world.Held(t, w)
+		require.NoError(t, w.Svc.Logout(t.Context(), world.Alice))
 		release()
 		require.ErrorIs(t, <-result, session.ErrNotLoggedIn)
-		require.Empty(t, w.stored(alice))
+		require.Empty(t, w.Stored(world.Alice))
 	})
 }
 
 func TestLoginAsSomebodyElseWinsOverRefresh(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		w.loginDead()
-		w.auth.Link(alice, email)
-		result, release := held(t, w)
-		other, err := w.svc.Login(t.Context(), alice, "bob@example.com", password)
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		w.LoginDead()
+		w.Auth.Link(world.Alice, world.Email)
+		result, release := world.Held(t, w)
+		other, err := w.Svc.Login(t.Context(), world.Alice, "bob@example.com", world.Password)
 		require.NoError(t, err)
 		release()
 		require.NoError(t, <-result)
-		s, err := w.svc.Session(t.Context(), alice)
+		s, err := w.Svc.Session(t.Context(), world.Alice)
 		require.NoError(t, err)
 		require.Equal(t, other.Subject, s.Subject)
-		require.Equal(t, other.Token(), mustToken(t, w.svc, alice))
+		require.Equal(t, other.Token(), world.MustToken(t, w.Svc, world.Alice))
 	})
 }
 
 func TestRefreshRacingADataWriteLosesNeither(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		old := w.loginDead()
-		w.auth.Link(alice, email)
-		result, release := held(t, w)
-		require.NoError(t, w.svc.SetData(t.Context(), alice, "k", "v"))
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		old := w.LoginDead()
+		w.Auth.Link(world.Alice, world.Email)
+		result, release := world.Held(t, w)
+		require.NoError(t, w.Svc.SetData(t.Context(), world.Alice, "k", "v"))
 		release()
 		require.NoError(t, <-result)
-		require.NotEqual(t, old.Token(), mustToken(t, w.svc, alice))
-		value, found, err := session.DataAs[string](t.Context(), w.svc, alice, "k")
+		require.NotEqual(t, old.Token(), world.MustToken(t, w.Svc, world.Alice))
+		value, found, err := session.DataAs[string](t.Context(), w.Svc, world.Alice, "k")
 		require.NoError(t, err)
 		require.True(t, found)
 		require.Equal(t, "v", value)
@@ -517,31 +504,31 @@ func TestRefreshRacingADataWriteLosesNeither(t *testing.T) {
 }
 
 func TestRefreshOfATokenThatABackendRejected(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		w.auth.Link(alice, email)
-		rejected := mustToken(t, w.svc, alice)
-		w.auth.RotateSigningKey() // or the same second would make the same token
-		renewed, err := w.svc.Refresh(t.Context(), alice, rejected)
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		w.Auth.Link(world.Alice, world.Email)
+		rejected := world.MustToken(t, w.Svc, world.Alice)
+		w.Auth.RotateSigningKey() // or the same second would make the same token
+		renewed, err := w.Svc.Refresh(t.Context(), world.Alice, rejected)
 		require.NoError(t, err)
 		require.NotEqual(t, rejected, renewed)
-		require.Equal(t, renewed, mustToken(t, w.svc, alice))
-		again, err := w.svc.Refresh(t.Context(), alice, rejected)
+		require.Equal(t, renewed, world.MustToken(t, w.Svc, world.Alice))
+		again, err := w.Svc.Refresh(t.Context(), world.Alice, rejected)
 		require.NoError(t, err)
 		require.Equal(t, renewed, again, "it had been replaced already")
-		require.Equal(t, 2, w.auth.Calls(sessiontest.Any))
+		require.Equal(t, 2, w.Auth.Calls(sessiontest.Any))
 	})
 }
 
 func TestFailureSpeaksForOtherProcesses(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		w.loginDead()
-		w.auth.Inject(sessiontest.LinkFetch, -1, sessiontest.Status(500, "down"))
-		_, err := w.svc.Token(t.Context(), alice)
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		w.LoginDead()
+		w.Auth.Inject(sessiontest.LinkFetch, -1, sessiontest.Status(500, "down"))
+		_, err := w.Svc.Token(t.Context(), world.Alice)
 		require.ErrorIs(t, err, session.ErrAuthUnavailable)
-		_, err = w.service().Token(t.Context(), alice)
+		_, err = w.Service().Token(t.Context(), world.Alice)
 		require.ErrorIs(t, err, session.ErrAuthUnavailable)
 		require.ErrorContains(t, err, "down", "with the cause that the other process met")
-		require.Equal(t, 1, w.auth.Calls(sessiontest.LinkFetch))
+		require.Equal(t, 1, w.Auth.Calls(sessiontest.LinkFetch))
 	})
 }
 
@@ -568,10 +555,10 @@ func TestTokensOfUnusualClaims(t *testing.T) {
 		"exp is a list, a lie": {exp([]int{1}), false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, session.NewMemoryStore())
-			token := w.auth.Sign(c.claims)
-			w.put(alice, tsRecord(token, "", "{}"))
-			got, err := w.svc.Token(t.Context(), alice)
+			w := world.New(t, session.NewMemoryStore())
+			token := w.Auth.Sign(c.claims)
+			w.Put(world.Alice, world.TsRecord(token, "", "{}"))
+			got, err := w.Svc.Token(t.Context(), world.Alice)
 			if c.served {
 				require.NoError(t, err)
 				require.Equal(t, token, got)
@@ -584,96 +571,96 @@ func TestTokensOfUnusualClaims(t *testing.T) {
 
 func TestSessionEndsAfterAWeekWithoutUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, session.NewMemoryStore())
-		w.auth.Link(alice, email)
-		w.login(w.svc)
+		w := world.New(t, session.NewMemoryStore())
+		w.Auth.Link(world.Alice, world.Email)
+		w.Login(w.Svc)
 		for range 10 { // with use it lives on
 			time.Sleep(6 * 24 * time.Hour)
-			mustToken(t, w.svc, alice)
+			world.MustToken(t, w.Svc, world.Alice)
 		}
-		w.auth.Unlink(alice)
+		w.Auth.Unlink(world.Alice)
 		time.Sleep(7*24*time.Hour + time.Second)
-		_, err := w.svc.Token(t.Context(), alice)
+		_, err := w.Svc.Token(t.Context(), world.Alice)
 		require.ErrorIs(t, err, session.ErrNotLoggedIn)
-		stats, err := w.svc.Stats(t.Context())
+		stats, err := w.Svc.Stats(t.Context())
 		require.NoError(t, err)
 		require.Zero(t, stats.Total, "dropped without being asked to")
 	})
 }
 
 func TestBadUserIDsTouchNothing(t *testing.T) {
-	w := newWorld(t, session.NewMemoryStore())
+	w := world.New(t, session.NewMemoryStore())
 	ctx := t.Context()
 	for _, id := range []string{
 		"", ".", "..", "@", "alice", "@alice", "@:", "@a:", "alice:h", "@a\n:h", "@a:h/x", "@a:h x", "@a\xff:h",
 		"@a:h\x00", "@" + strings.Repeat("a", 255) + ":h", "@a:ü",
 	} {
-		_, err := w.svc.Token(ctx, id)
+		_, err := w.Svc.Token(ctx, id)
 		require.ErrorIs(t, err, session.ErrInvalidUserID, "%q", id)
-		_, err = w.svc.Login(ctx, id, email, password)
+		_, err = w.Svc.Login(ctx, id, world.Email, world.Password)
 		require.ErrorIs(t, err, session.ErrInvalidUserID)
-		require.ErrorIs(t, w.svc.Logout(ctx, id, session.AndUnlink()), session.ErrInvalidUserID)
-		require.ErrorIs(t, w.svc.SetData(ctx, id, "k", 1), session.ErrInvalidUserID)
+		require.ErrorIs(t, w.Svc.Logout(ctx, id, session.AndUnlink()), session.ErrInvalidUserID)
+		require.ErrorIs(t, w.Svc.SetData(ctx, id, "k", 1), session.ErrInvalidUserID)
 	}
-	require.Zero(t, w.auth.Calls(sessiontest.Any))
+	require.Zero(t, w.Auth.Calls(sessiontest.Any))
 	for _, id := range []string{"@a:h", "@A:h", "@a/b=._-+:h:8448", "@ü!$&'*:h", "@:h", "@a b:h", "@a:[::1]:80", "@" + strings.Repeat("a", 252) + ":h"} {
-		_, err := w.svc.Token(ctx, id)
+		_, err := w.Svc.Token(ctx, id)
 		require.ErrorIs(t, err, session.ErrNotLoggedIn, "%q", id)
 	}
 }
 
 func TestCallsAfterCloseSaySo(t *testing.T) {
-	w := newWorld(t, session.NewMemoryStore())
-	w.login(w.svc)
-	mustToken(t, w.svc, alice)
-	mustToken(t, w.svc, alice)
-	require.NoError(t, w.svc.Close())
-	require.NoError(t, w.svc.Close())
+	w := world.New(t, session.NewMemoryStore())
+	w.Login(w.Svc)
+	world.MustToken(t, w.Svc, world.Alice)
+	world.MustToken(t, w.Svc, world.Alice)
+	require.NoError(t, w.Svc.Close())
+	require.NoError(t, w.Svc.Close())
 	ctx := t.Context()
-	_, err := w.svc.Token(ctx, alice)
+	_, err := w.Svc.Token(ctx, world.Alice)
 	require.ErrorIs(t, err, session.ErrClosed)
-	_, err = w.svc.Login(ctx, alice, email, password)
+	_, err = w.Svc.Login(ctx, world.Alice, world.Email, world.Password)
 	require.ErrorIs(t, err, session.ErrClosed)
-	require.ErrorIs(t, w.svc.Logout(ctx, alice), session.ErrClosed)
-	require.ErrorIs(t, w.svc.SetData(ctx, alice, "k", 1), session.ErrClosed)
-	_, err = w.svc.Stats(ctx)
+	require.ErrorIs(t, w.Svc.Logout(ctx, world.Alice), session.ErrClosed)
+	require.ErrorIs(t, w.Svc.SetData(ctx, world.Alice, "k", 1), session.ErrClosed)
+	_, err = w.Svc.Stats(ctx)
 	require.ErrorIs(t, err, session.ErrClosed)
-	_, err = w.svc.Cleanup(ctx)
+	_, err = w.Svc.Cleanup(ctx)
 	require.ErrorIs(t, err, session.ErrClosed)
-	for _, err := range w.svc.Users(ctx) {
+	for _, err := range w.Svc.Users(ctx) {
 		require.ErrorIs(t, err, session.ErrClosed)
 	}
-	w.svc.Health(ctx)
+	w.Svc.Health(ctx)
 }
 
 func TestCloseEndsAFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, session.NewMemoryStore())
-		w.auth.Link(alice, email)
-		w.auth.Inject(sessiontest.LinkFetch, 1, w.auth.Hang())
+		w := world.New(t, session.NewMemoryStore())
+		w.Auth.Link(world.Alice, world.Email)
+		w.Auth.Inject(sessiontest.LinkFetch, 1, w.Auth.Hang())
 		result := make(chan error, 1)
 		go func() {
-			_, err := w.svc.Token(t.Context(), alice)
+			_, err := w.Svc.Token(t.Context(), world.Alice)
 			result <- err
 		}()
 		synctest.Wait()
-		require.NoError(t, w.svc.Close())
+		require.NoError(t, w.Svc.Close())
 		require.ErrorIs(t, <-result, session.ErrClosed)
 	})
 }
 
 func TestCancelledContextIsHonoured(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, w *world) {
-		w.login(w.svc)
-		mustToken(t, w.svc, alice)
+	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+		w.Login(w.Svc)
+		world.MustToken(t, w.Svc, world.Alice)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		_, err := w.svc.Token(ctx, alice)
+		_, err := w.Svc.Token(ctx, world.Alice)
 		require.ErrorIs(t, err, context.Canceled)
-		_, err = w.svc.Login(ctx, alice, email, password)
+		_, err = w.Svc.Login(ctx, world.Alice, world.Email, world.Password)
 		require.ErrorIs(t, err, context.Canceled)
-		require.ErrorIs(t, w.svc.Logout(ctx, alice), context.Canceled)
-		require.ErrorIs(t, w.svc.SetData(ctx, alice, "k", 1), context.Canceled)
+		require.ErrorIs(t, w.Svc.Logout(ctx, world.Alice), context.Canceled)
+		require.ErrorIs(t, w.Svc.SetData(ctx, world.Alice, "k", 1), context.Canceled)
 	})
 }
 
@@ -681,49 +668,49 @@ func TestCancelledContextIsHonoured(t *testing.T) {
 type panicStore struct{ session.Store }
 
 func (p *panicStore) Swap(context.Context, session.Record, session.Record) (session.Record, error) {
-	panic("out of order: " + password)
+	panic("out of order: " + world.Password)
 }
 
 func TestPanicInACallersStoreIsAnError(t *testing.T) {
-	w := newWorld(t, &panicStore{Store: session.NewMemoryStore()})
-	w.auth.Link(alice, email)
+	w := world.New(t, &panicStore{Store: session.NewMemoryStore()})
+	w.Auth.Link(world.Alice, world.Email)
 	for range 2 {
-		_, err := w.svc.Token(t.Context(), alice)
+		_, err := w.Svc.Token(t.Context(), world.Alice)
 		require.ErrorIs(t, err, session.ErrStoreUnavailable)
-		require.NotContains(t, err.Error(), password)
+		require.NotContains(t, err.Error(), world.Password)
 	}
-	require.NotContains(t, w.log.String(), password)
+	require.NotContains(t, w.Log.String(), world.Password)
 }
 
 func TestTokensShorterThanTheWindowAreNotRefreshedOverAndOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, session.NewMemoryStore())
-		w.auth.SetTokenTTL(3 * time.Minute) // of which 5 are the window
-		w.auth.Link(alice, email)
+		w := world.New(t, session.NewMemoryStore())
+		w.Auth.SetTokenTTL(3 * time.Minute) // of which 5 are the window
+		w.Auth.Link(world.Alice, world.Email)
 		for range 60 {
-			mustToken(t, w.svc, alice)
+			world.MustToken(t, w.Svc, world.Alice)
 			time.Sleep(time.Second)
 		}
-		require.LessOrEqual(t, w.auth.Calls(sessiontest.Any), 4)
+		require.LessOrEqual(t, w.Auth.Calls(sessiontest.Any), 4)
 	})
 }
 
 func TestSuccessorOfARefreshTokenOutlastsAShortOutageOfTheStore(t *testing.T) {
 	server := redistest.Start(t, redistest.WithPersistence())
-	w := newWorld(t, newRedisStore(t, newClient(t, server.Addr)))
-	w.loginDead()
-	result, release := held(t, w) // with the lease, about to ask
-	w.auth.Inject(sessiontest.Refresh, 1, func(rw http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
+	w := world.New(t, world.NewRedisStore(t, world.NewClient(t, server.Addr)))
+	w.LoginDead()
+	result, release := world.Held(t, w) // with the lease, about to ask
+	w.Auth.Inject(sessiontest.Refresh, 1, func(rw http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
 		server.Kill()
 		answer(rw, r)
 	})
 	release()
-	eventually(t, "the refresh token is spent", func() bool { return w.auth.Calls(sessiontest.Refresh) == 1 })
+	world.Eventually(t, "the refresh token is spent", func() bool { return w.Auth.Calls(sessiontest.Refresh) == 1 })
 	server.Start()
 	require.NoError(t, <-result)
-	mustToken(t, w.svc, alice)
-	current := mustToken(t, w.svc, alice)
-	w.auth.RotateSigningKey()
-	_, err := w.svc.Refresh(t.Context(), alice, current)
+	world.MustToken(t, w.Svc, world.Alice)
+	current := world.MustToken(t, w.Svc, world.Alice)
+	w.Auth.RotateSigningKey()
+	_, err := w.Svc.Refresh(t.Context(), world.Alice, current)
 	require.NoError(t, err, "by the successor")
 }

@@ -1,0 +1,317 @@
+package outage_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mana/session"
+	"github.com/mana/session/internal/world"
+	"github.com/mana/session/sessiontest"
+)
+
+// Whatever made alice known to this process: when the store goes away she is
+// served from memory.
+var becomesKnown = map[string]func(t *testing.T, w *world.World, other *session.Service){
+	"login": func(t *testing.T, w *world.World, _ *session.Service) { w.Login(w.Svc) },
+	"first token of a link": func(t *testing.T, w *world.World, _ *session.Service) {
+		w.Auth.Link(world.Alice, world.Email)
+		world.MustToken(t, w.Svc, world.Alice)
+	},
+	"token that another bot stored": func(t *testing.T, w *world.World, other *session.Service) {
+		w.Login(other)
+		world.MustToken(t, w.Svc, world.Alice)
+	},
+	"data write": func(t *testing.T, w *world.World, other *session.Service) {
+		w.Login(other)
+		require.NoError(t, w.Svc.SetData(t.Context(), world.Alice, "k", 1))
+	},
+	"refresh ahead": func(t *testing.T, w *world.World, _ *session.Service) {
+		w.Auth.Link(world.Alice, world.Email)
+		world.MustToken(t, w.Svc, world.Alice)
+		time.Sleep(11 * time.Minute)
+		world.MustToken(t, w.Svc, world.Alice)
+		synctest.Wait()
+	},
+	"refresh": func(t *testing.T, w *world.World, _ *session.Service) {
+		w.LoginDead()
+		world.MustToken(t, w.Svc, world.Alice)
+	},
+	"another bot's data write": func(t *testing.T, w *world.World, other *session.Service) {
+		w.Login(w.Svc)
+		world.MustToken(t, w.Svc, world.Alice)
+		require.NoError(t, other.SetData(t.Context(), world.Alice, "k", 1))
+	},
+	"another bot's refresh": func(t *testing.T, w *world.World, other *session.Service) {
+		w.Login(w.Svc)
+		world.MustToken(t, w.Svc, world.Alice)
+		token := world.MustToken(t, other, world.Alice)
+		_, err := other.Refresh(t.Context(), world.Alice, token)
+		require.NoError(t, err)
+	},
+}
+
+func TestKnownUserIsServedAtOnceWhenTheStoreGoesAway(t *testing.T) {
+	for name, become := range becomesKnown {
+		for how, fault := range map[string]world.Hook{"refuses": world.Away, "hangs": world.Hangs} {
+			for when, wait := range map[string]time.Duration{"at once": 0, "1.5 s later": 1500 * time.Millisecond} {
+				t.Run(name+"/"+how+"/"+when, func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						h := world.NewHooked()
+						defer h.MemoryStore.Close()
+						w := world.New(t, h)
+						other := (&world.World{T: t, Auth: w.Auth, Log: w.Log, Store: h.Another()}).Service()
+						become(t, w, other)
+						synctest.Wait()
+						h.On(fault, world.Everything...)
+						time.Sleep(wait)
+						began := time.Now()
+						world.MustToken(t, w.Svc, world.Alice)
+						require.LessOrEqual(t, time.Since(began), 500*time.Millisecond, "the first one finds it out")
+						for range 20 {
+							began = time.Now()
+							world.MustToken(t, w.Svc, world.Alice)
+							_, err := w.Svc.Session(t.Context(), world.Alice)
+							require.NoError(t, err)
+							require.Zero(t, time.Since(began))
+							time.Sleep(300 * time.Millisecond)
+						}
+						h.Off()
+						time.Sleep(time.Second)
+						require.NoError(t, other.Logout(t.Context(), world.Alice, session.AndUnlink()))
+						time.Sleep(time.Second)
+						world.WantLoggedOutHere(t, w.Svc)
+					})
+				})
+			}
+		}
+	}
+}
+
+func TestLogoutMakesAUserUnknown(t *testing.T) {
+	for name, logout := range map[string]func(w *world.World, other *session.Service) error{
+		"here":      func(w *world.World, _ *session.Service) error { return w.Svc.Logout(w.T.Context(), world.Alice) },
+		"elsewhere": func(w *world.World, other *session.Service) error { return other.Logout(w.T.Context(), world.Alice) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := world.NewHooked()
+				defer h.MemoryStore.Close()
+				w := world.New(t, h)
+				other := (&world.World{T: t, Auth: w.Auth, Log: w.Log, Store: h.Another()}).Service()
+				synctest.Wait() // the feed runs
+				w.Login(w.Svc)
+				world.MustToken(t, w.Svc, world.Alice)
+				require.NoError(t, logout(w, other))
+				h.On(world.Away, world.Everything...)
+				_, err := w.Svc.Token(t.Context(), world.Alice)
+				require.ErrorIs(t, err, session.ErrStoreUnavailable)
+			})
+		})
+	}
+}
+
+func TestLogoutInAnOutageDoesNotWaitForTheStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := world.NewHooked()
+		defer h.MemoryStore.Close()
+		w := world.New(t, h.WithoutWatcher())
+		w.Login(w.Svc)
+		world.MustToken(t, w.Svc, world.Alice)
+		h.On(world.Hangs, world.Everything...)
+		time.Sleep(3 * time.Second)
+		world.MustToken(t, w.Svc, world.Alice) // finds the outage
+		began := time.Now()
+		require.ErrorIs(t, w.Svc.Logout(t.Context(), world.Alice), session.ErrStoreUnavailable)
+		require.LessOrEqual(t, time.Since(began), 500*time.Millisecond)
+		began = time.Now()
+		_, err := w.Svc.Session(t.Context(), world.Alice)
+		require.ErrorIs(t, err, session.ErrNotLoggedIn)
+		require.LessOrEqual(t, time.Since(began), 500*time.Millisecond)
+		h.Off()
+		time.Sleep(time.Second)
+		world.WantLoggedOut(t, w, w.Svc)
+	})
+}
+
+func TestOneProbeAtATimeFindsOutThatTheStoreIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := world.NewHooked()
+		defer h.MemoryStore.Close()
+		w := world.New(t, h.WithoutWatcher())
+		w.Login(w.Svc)
+		world.MustToken(t, w.Svc, world.Alice)
+		running, most := 0, 0
+		h.On(func(ctx context.Context, _ string, _ func(context.Context) error) error {
+			running++
+			most = max(most, running)
+			defer func() { running-- }()
+			time.Sleep(10 * time.Millisecond)
+			return world.ErrLost
+		}, "Get")
+		world.MustToken(t, w.Svc, world.Alice)
+		for range 100 {
+			world.MustToken(t, w.Svc, world.Alice)
+			time.Sleep(time.Millisecond)
+		}
+		require.Equal(t, 1, most)
+		h.Off()
+	})
+}
+
+func TestSessionInUseDoesNotEnd(t *testing.T) {
+	for name, opts := range map[string]struct {
+		auth []sessiontest.Option
+		ttl  time.Duration
+	}{
+		"shorter than its tokens": {nil, 10 * time.Minute},
+		"a minute":                {nil, time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := world.New(t, session.NewMemoryStore(), session.WithSessionTTL(opts.ttl))
+				w.Auth.SetTokenTTL(24 * time.Hour)
+				w.Login(w.Svc)
+				for range 100 {
+					world.MustToken(t, w.Svc, world.Alice)
+					time.Sleep(opts.ttl / 4)
+				}
+				time.Sleep(opts.ttl)
+				_, err := w.Svc.Token(t.Context(), world.Alice)
+				require.ErrorIs(t, err, session.ErrNotLoggedIn, "but without use it does")
+			})
+		})
+	}
+}
+
+func TestSessionWithATokenThatDoesNotEndIsExtendedByUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := world.New(t, session.NewMemoryStore())
+		_, err := w.Store.Swap(t.Context(), session.Record{UserID: world.Alice}, session.Record{
+			UserID: world.Alice, Value: world.TsRecord("e30.e30.sig", world.Email, `{"k":1}`), Expires: time.Now().Add(7 * 24 * time.Hour),
+		})
+		require.NoError(t, err)
+		for range 10 {
+			require.Equal(t, "e30.e30.sig", world.MustToken(t, w.Svc, world.Alice))
+			time.Sleep(3 * 24 * time.Hour)
+		}
+	})
+}
+
+func TestExtendingASessionLosesNoDataOfOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := world.NewHooked()
+		defer h.MemoryStore.Close()
+		w := world.New(t, h, session.WithSessionTTL(10*time.Minute))
+		w.Login(w.Svc)
+		time.Sleep(6 * time.Minute)
+		h.On(func(ctx context.Context, _ string, do func(context.Context) error) error {
+			h.Off()
+			if err := w.Svc.SetData(t.Context(), world.Alice, "k", 1); err != nil {
+				return errors.Join(world.ErrLost, err)
+			}
+			return do(ctx)
+		}, "Swap")
+		world.MustToken(t, w.Svc, world.Alice)
+		time.Sleep(time.Second)
+		s, err := w.Svc.Session(t.Context(), world.Alice)
+		require.NoError(t, err)
+		require.Greater(t, time.Until(s.ExpiresAt), 9*time.Minute)
+		found, err := w.Svc.Data(t.Context(), world.Alice, "k", new(int))
+		require.NoError(t, err)
+		require.True(t, found)
+	})
+}
+
+// A store that refuses writes, and is slow under load, is read all the same.
+func TestLogoutElsewhereIsSeenWhileTheStoreRefusesWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := world.NewHooked()
+		defer h.MemoryStore.Close()
+		w := world.New(t, h.WithoutWatcher())
+		other := (&world.World{T: t, Auth: w.Auth, Log: w.Log, Store: h.Another()}).Service()
+		w.Login(w.Svc)
+		world.MustToken(t, w.Svc, world.Alice)
+		h.On(func(ctx context.Context, method string, do func(context.Context) error) error {
+			switch method {
+			case "Get", "LoggedOutAt":
+				time.Sleep(100 * time.Millisecond)
+				return do(ctx)
+			}
+			return world.ErrLost
+		}, world.Everything...)
+		_, err := w.Svc.Login(t.Context(), world.Bob, "bob@example.com", world.Password) // pending, and tried again and again
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		require.NoError(t, other.Logout(t.Context(), world.Alice))
+		for range 50 {
+			_, err := w.Svc.Token(t.Context(), world.Alice)
+			require.Error(t, err)
+			time.Sleep(70 * time.Millisecond)
+		}
+		h.Off()
+		time.Sleep(5 * time.Second)
+	})
+}
+
+// An overloaded store is not away: others are answered meanwhile.
+func TestLogoutElsewhereIsSeenThoughTheReadIsSlow(t *testing.T) {
+	for _, othersAnswered := range []bool{true, false} {
+		t.Run(fmt.Sprint("others are answered: ", othersAnswered), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := world.NewHooked()
+				defer h.MemoryStore.Close()
+				w := world.New(t, h.WithoutWatcher())
+				other := (&world.World{T: t, Auth: w.Auth, Log: w.Log, Store: h.Another()}).Service()
+				w.Login(w.Svc)
+				world.MustToken(t, w.Svc, world.Alice)
+				_, err := w.Svc.Login(t.Context(), world.Bob, "bob@example.com", world.Password)
+				require.NoError(t, err)
+				require.NoError(t, other.Logout(t.Context(), world.Alice))
+				time.Sleep(2 * time.Second)
+				h.On(func(ctx context.Context, _ string, do func(context.Context) error) error {
+					select {
+					case <-time.After(900 * time.Millisecond):
+						return do(ctx)
+					case <-ctx.Done():
+						return ctx.Err()
+					}
+				}, "Get")
+				began := time.Now()
+				result := world.Later(func() error { _, err := w.Svc.Token(t.Context(), world.Alice); return err })
+				if othersAnswered {
+					time.Sleep(100 * time.Millisecond)
+					h.Off()
+					world.MustToken(t, w.Svc, world.Bob)
+					require.ErrorIs(t, <-result, session.ErrNotLoggedIn)
+				} else {
+					require.NoError(t, <-result, "what is known is served")
+					require.LessOrEqual(t, time.Since(began), 500*time.Millisecond)
+				}
+				h.Off()
+				time.Sleep(5 * time.Second)
+			})
+		})
+	}
+}
+
+// The lease ran out because it could not be renewed; nobody logged out.
+func TestFirstSessionOfALinkOutlivesALostLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := world.NewHooked()
+		defer h.MemoryStore.Close()
+		w := world.New(t, h)
+		w.Auth.Link(world.Alice, world.Email)
+		w.Auth.Inject(sessiontest.LinkFetch, 1, sessiontest.Delay(5*time.Second))
+		result := world.Later(func() error { _, err := w.Svc.Token(t.Context(), world.Alice); return err })
+		h.On(world.Away, "Acquire")
+		require.NoError(t, <-result)
+		h.Off()
+		world.MustToken(t, w.Svc, world.Alice)
+	})
+}
