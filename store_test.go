@@ -16,6 +16,7 @@ import (
 )
 
 func TestMemoryStoreConforms(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(t *testing.T) session.Store {
 		store := session.NewMemoryStore()
 		t.Cleanup(func() { require.NoError(t, store.Close()) })
@@ -24,6 +25,7 @@ func TestMemoryStoreConforms(t *testing.T) {
 }
 
 func TestRedisStoreConformsOnMiniredis(t *testing.T) {
+	t.Parallel()
 	server := miniredis.RunT(t)
 	storetest.Run(t, func(t *testing.T) session.Store {
 		server.FlushAll()
@@ -34,9 +36,11 @@ func TestRedisStoreConformsOnMiniredis(t *testing.T) {
 }
 
 func TestRedisStoreConforms(t *testing.T) {
-	server := redistest.Start(t, redistest.WithConfig("maxmemory-policy", "noeviction"))
+	t.Parallel()
 	for _, prefix := range []string{"bot:session:", "sess", "with-", "{bots}:session:", "{bots}", "odd*[?]\\:"} {
 		t.Run(prefix, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t, redistest.WithConfig("maxmemory-policy", "noeviction"))
 			storetest.Run(t, func(t *testing.T) session.Store {
 				server.MustDo("FLUSHALL")
 				return world.NewRedisStore(t, world.NewClient(t, server.Addr), session.WithKeyPrefix(prefix))
@@ -48,6 +52,7 @@ func TestRedisStoreConforms(t *testing.T) {
 }
 
 func TestRedisStoreConformsOnCluster(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t, 3, 0)
 	for _, prefix := range []string{"bot:session:", "{bots}:session:"} {
 		t.Run(prefix, func(t *testing.T) {
@@ -64,6 +69,7 @@ func TestRedisStoreConformsOnCluster(t *testing.T) {
 }
 
 func TestRedisStoreConformsOnSentinel(t *testing.T) {
+	t.Parallel()
 	deployment := redistest.StartSentinel(t)
 	storetest.Run(t, func(t *testing.T) session.Store {
 		deployment.Master.MustDo("FLUSHALL")
