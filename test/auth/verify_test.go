@@ -200,6 +200,7 @@ func TestTokensOfTheAuthServerThatFailAreNotServed(t *testing.T) {
 }
 
 func TestSuccessorOfARefreshTokenIsKeptThoughTheAccessTokenFails(t *testing.T) {
+	t.Parallel()
 	answers := undecided()
 	answers["bad"] = world.Refuse()
 	for name, says := range answers {
@@ -229,9 +230,12 @@ func TestSuccessorOfARefreshTokenIsKeptThoughTheAccessTokenFails(t *testing.T) {
 }
 
 func TestSessionStaysAsItIsWhileItsTokenCannotBeChecked(t *testing.T) {
+	t.Parallel()
 	for name, says := range undecided() {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			world.OnEveryStore(t, func(t *testing.T, w *world.World) {
+				t.Parallel()
 				var v verifier
 				svc := w.Service(session.WithTokenVerifier(v.verify))
 				token := w.Auth.MintToken(world.Email, time.Now().Add(time.Hour))

@@ -13,6 +13,7 @@ import (
 )
 
 func TestWritesOfOtherSoftwareAreSeen(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	w := world.Cached(t, world.NewRedisStore(t, world.NewClient(t, server.Addr)))
 	const key = "bot:session:" + world.Alice
@@ -43,6 +44,7 @@ func TestWritesOfOtherSoftwareAreSeen(t *testing.T) {
 }
 
 func TestFeedThatIsCutComesBack(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	w := world.Cached(t, world.NewRedisStore(t, world.NewClient(t, server.Addr)))
 	for range 3 {
@@ -56,6 +58,7 @@ func TestFeedThatIsCutComesBack(t *testing.T) {
 }
 
 func TestFeedSurvivesARestartOfTheServer(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t, redistest.WithPersistence())
 	w := world.Cached(t, world.NewRedisStore(t, world.NewClient(t, server.Addr)))
 	before := world.MustToken(t, w.Svc, world.Alice)
@@ -71,10 +74,12 @@ func TestFeedSurvivesARestartOfTheServer(t *testing.T) {
 }
 
 func TestWhereTrackingIsRefusedAnAgeCapBoundsStaleness(t *testing.T) {
+	t.Parallel()
 	for name, rule := range map[string]string{
 		"Pub/Sub instead": "-client|tracking", "neither": "-client|tracking -subscribe resetchannels", "no RESP3": "",
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			var opts []redistest.Option
 			if name == "no RESP3" { // HELLO cannot be forbidden by ACL
 				opts = append(opts, redistest.WithConfig("rename-command", "HELLO", ""))
@@ -91,6 +96,7 @@ func TestWhereTrackingIsRefusedAnAgeCapBoundsStaleness(t *testing.T) {
 }
 
 func TestFrozenFeedIsNotBelieved(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	var f redistest.Freezer
 	client := redis.NewClient(&redis.Options{Addr: server.Addr, Dialer: f.Dial})
