@@ -8,15 +8,50 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mana/session"
+	"github.com/mana/session/storetest"
 )
+
+// The same store with fewer capabilities.
+type (
+	noLogoutLog struct {
+		session.Store
+		session.Locker
+		session.Watcher
+	}
+	noWatcher struct {
+		session.Store
+		session.Locker
+		session.LogoutLog
+	}
+	noCapability struct{ session.Store }
+)
+
+// WithoutLogoutLog is the same store without notes of logouts.
+func WithoutLogoutLog(h *storetest.FaultStore) session.Store { return noLogoutLog{h, h, h} }
+
+// WithoutWatcher is the same store without a change feed.
+func WithoutWatcher(h *storetest.FaultStore) session.Store { return noWatcher{h, h, h} }
+
+// WithoutCapabilities is the same store with none of the optional ones.
+func WithoutCapabilities(h *storetest.FaultStore) session.Store { return noCapability{h} }
+
+// Capabilities are the kinds of store that one with all capabilities can be.
+func Capabilities(h *storetest.FaultStore) map[string]session.Store {
+	return map[string]session.Store{
+		"all":           h,
+		"no logout log": WithoutLogoutLog(h),
+		"no watcher":    WithoutWatcher(h),
+		"none":          WithoutCapabilities(h),
+	}
+}
 
 // OnEveryCapability runs a flow in a bubble over a store whose calls the test
 // controls, with all optional capabilities and with fewer.
-func OnEveryCapability(t *testing.T, flow func(t *testing.T, w *World, h *Hooked)) {
-	for name := range Capabilities(NewHooked()) {
+func OnEveryCapability(t *testing.T, flow func(t *testing.T, w *World, h *storetest.FaultStore)) {
+	for name := range Capabilities(storetest.NewFaultStore()) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := NewHooked()
+				h := storetest.NewFaultStore()
 				defer h.MemoryStore.Close()
 				flow(t, New(t, Capabilities(h)[name]), h)
 			})

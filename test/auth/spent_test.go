@@ -13,6 +13,7 @@ import (
 	"github.com/mana/session"
 	"github.com/mana/session/internal/world"
 	"github.com/mana/session/sessiontest"
+	"github.com/mana/session/storetest"
 )
 
 func TestSuccessorIsStoredOverADeadTokenThatAnotherBotPutThere(t *testing.T) {
@@ -82,7 +83,7 @@ func TestSuccessorIsStoredThoughTheVerifierCannotTell(t *testing.T) {
 
 func TestCloseWaitsForARefreshTokenThatIsSpent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := world.NewHooked()
+		h := storetest.NewFaultStore()
 		defer h.MemoryStore.Close()
 		w := world.New(t, h)
 		w.LoginDead()
@@ -143,7 +144,7 @@ func TestFailuresOfOneUserAreBackedOffFrom(t *testing.T) {
 		}, 4},
 	} {
 		t.Run(name, func(t *testing.T) {
-			world.OnEveryCapability(t, func(t *testing.T, w *world.World, h *world.Hooked) {
+			world.OnEveryCapability(t, func(t *testing.T, w *world.World, h *storetest.FaultStore) {
 				if _, leases := w.Store.(session.Locker); !leases && name == "429 that asks for a minute" {
 					return // refresh tokens are not spent then
 				}
@@ -179,7 +180,7 @@ func TestBackOffEndsWithALoginAndWithASuccess(t *testing.T) {
 
 func TestHolderThatDiedWhileAskingForTheLinkIsWaitedForBriefly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := world.NewHooked()
+		h := storetest.NewFaultStore()
 		defer h.MemoryStore.Close()
 		w := world.New(t, h)
 		w.Auth.Link(world.Alice, world.Email)
@@ -191,8 +192,8 @@ func TestHolderThatDiedWhileAskingForTheLinkIsWaitedForBriefly(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		result := world.Later(func() error { _, err := holder.Token(ctx, world.Alice); return err })
-		time.Sleep(1500 * time.Millisecond)      // it has renewed its lease
-		dies.On(world.Away, world.Everything...) // as if killed
+		time.Sleep(1500 * time.Millisecond) // it has renewed its lease
+		dies.Inject(storetest.Away)         // as if killed
 		began := time.Now()
 		world.MustToken(t, w.Svc, world.Alice)
 		require.LessOrEqual(t, time.Since(began), 4*time.Second)

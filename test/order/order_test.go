@@ -14,6 +14,7 @@ import (
 	"github.com/mana/session"
 	"github.com/mana/session/internal/world"
 	"github.com/mana/session/sessiontest"
+	"github.com/mana/session/storetest"
 )
 
 // What overtakes a refresh whose result is being stored.
@@ -37,17 +38,19 @@ var overtakes = map[string]struct {
 func TestRefreshWhoseStoringHangsIsOvertaken(t *testing.T) {
 	for name, overtake := range overtakes {
 		t.Run(name, func(t *testing.T) {
-			world.OnEveryCapability(t, func(t *testing.T, w *world.World, h *world.Hooked) {
+			world.OnEveryCapability(t, func(t *testing.T, w *world.World, h *storetest.FaultStore) {
 				w.LoginDead()
 				if _, leases := w.Store.(session.Locker); !leases { // refresh tokens are not spent then
 					w.Auth.Link(world.Alice, world.Email)
 				}
-				h.On(func(ctx context.Context, method string, do func(context.Context) error) error {
-					h.Off() // only this connection is dead
-					return world.Hangs(ctx, method, do)
-				}, "SwapLeased", "Swap")
+				storing := make(chan struct{})
+				h.Inject(func(ctx context.Context, call storetest.Call) error {
+					h.Clear() // only this connection is dead
+					close(storing)
+					return storetest.Hang(ctx, call)
+				}, storetest.SwapLeased, storetest.Swap)
 				result := world.Later(func() error { _, err := w.Svc.Token(t.Context(), world.Alice); return err })
-				require.Nil(t, h.Hook.Load(), "its result is being stored")
+				<-storing
 				w.Auth.Unlink(world.Alice)
 				require.NoError(t, overtake.do(t, w))
 				overtake.want(t, w)
@@ -59,28 +62,28 @@ func TestRefreshWhoseStoringHangsIsOvertaken(t *testing.T) {
 
 func TestRefreshWhoseStoringFailsIsNotServedAfterALogout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := world.NewHooked()
+		h := storetest.NewFaultStore()
 		w := world.New(t, h)
 		w.LoginDead()
-		h.On(world.Away, "SwapLeased", "Swap")
+		h.Inject(storetest.Away, storetest.SwapLeased, storetest.Swap)
 		world.MustToken(t, w.Svc, world.Alice)
 		require.NotZero(t, w.Svc.Health(t.Context()).Queued)
 		require.NoError(t, w.Svc.Logout(t.Context(), world.Alice), "the store can do that")
 		world.WantLoggedOut(t, w, w.Svc)
-		h.Off()
+		h.Clear()
 		world.WantLoggedOut(t, w, w.Svc)
 	})
 }
 
 func TestLinkTokenOfAnOutageIsNotServedAfterALogoutThatUnlinks(t *testing.T) {
-	world.OnEveryCapability(t, func(t *testing.T, w *world.World, h *world.Hooked) {
+	world.OnEveryCapability(t, func(t *testing.T, w *world.World, h *storetest.FaultStore) {
 		w.Auth.Link(world.Alice, world.Email)
 		w.Login(w.Svc)
 		world.MustToken(t, w.Svc, world.Alice)
-		h.On(world.Away, world.Everything...)
+		h.Inject(storetest.Away)
 		time.Sleep(15 * time.Minute)
 		world.MustToken(t, w.Svc, world.Alice)
-		h.Off()
+		h.Clear()
 		require.NoError(t, w.Svc.Logout(t.Context(), world.Alice, session.AndUnlink()))
 		world.WantLoggedOut(t, w, w.Svc)
 	})
@@ -89,68 +92,68 @@ func TestLinkTokenOfAnOutageIsNotServedAfterALogoutThatUnlinks(t *testing.T) {
 // A write of a login or logout is held up on its connection, and repeated on
 // another; what was held up arrives after the next event.
 func TestWriteThatArrivesLateIsRefused(t *testing.T) {
-	for name, flow := range map[string]func(t *testing.T, w *world.World, late world.Hook, h *world.Hooked, deliver func() []error){
-		"login after a logout": func(t *testing.T, w *world.World, late world.Hook, h *world.Hooked, deliver func() []error) {
-			h.On(late, world.Writes...)
+	for name, flow := range map[string]func(t *testing.T, w *world.World, late storetest.Fault, h *storetest.FaultStore, deliver func() []error){
+		"login after a logout": func(t *testing.T, w *world.World, late storetest.Fault, h *storetest.FaultStore, deliver func() []error) {
+			h.Inject(late, storetest.Writes()...)
 			w.Login(w.Svc) // kept in this process
-			h.Off()
+			h.Clear()
 			time.Sleep(10 * time.Second) // an attempt to store it may hang as well
 			require.NotEmpty(t, w.Stored(world.Alice))
 			require.NoError(t, w.Svc.Logout(t.Context(), world.Alice))
 			require.NotEmpty(t, deliver())
 			world.WantLoggedOut(t, w, w.Svc)
 		},
-		"login over a session, after a logout": func(t *testing.T, w *world.World, late world.Hook, h *world.Hooked, deliver func() []error) {
+		"login over a session, after a logout": func(t *testing.T, w *world.World, late storetest.Fault, h *storetest.FaultStore, deliver func() []error) {
 			w.Login(w.Svc)
-			h.On(late, world.Writes...)
+			h.Inject(late, storetest.Writes()...)
 			w.Login(w.Svc)
-			h.Off()
+			h.Clear()
 			require.NoError(t, w.Svc.Logout(t.Context(), world.Alice))
 			require.NotEmpty(t, deliver())
 			world.WantLoggedOut(t, w, w.Svc)
 		},
-		"logout after a login": func(t *testing.T, w *world.World, late world.Hook, h *world.Hooked, deliver func() []error) {
+		"logout after a login": func(t *testing.T, w *world.World, late storetest.Fault, h *storetest.FaultStore, deliver func() []error) {
 			w.Login(w.Svc)
-			h.On(late, world.Writes...)
+			h.Inject(late, storetest.Writes()...)
 			require.ErrorIs(t, w.Svc.Logout(t.Context(), world.Alice), session.ErrStoreUnavailable)
-			h.Off()
+			h.Clear()
 			time.Sleep(time.Second)
 			w.Login(w.Svc)
 			require.NotEmpty(t, deliver())
 			world.WantAccount(t, w.Svc, world.Email)
 		},
-		"logout of nobody after a login": func(t *testing.T, w *world.World, late world.Hook, h *world.Hooked, deliver func() []error) {
-			h.On(late, world.Writes...)
+		"logout of nobody after a login": func(t *testing.T, w *world.World, late storetest.Fault, h *storetest.FaultStore, deliver func() []error) {
+			h.Inject(late, storetest.Writes()...)
 			require.ErrorIs(t, w.Svc.Logout(t.Context(), world.Alice), session.ErrStoreUnavailable)
-			h.Off()
+			h.Clear()
 			time.Sleep(time.Second)
 			w.Login(w.Svc)
 			require.NotEmpty(t, deliver())
 			world.WantAccount(t, w.Svc, world.Email)
 		},
-		"login after a login as another account": func(t *testing.T, w *world.World, late world.Hook, h *world.Hooked, deliver func() []error) {
-			h.On(late, world.Writes...)
+		"login after a login as another account": func(t *testing.T, w *world.World, late storetest.Fault, h *storetest.FaultStore, deliver func() []error) {
+			h.Inject(late, storetest.Writes()...)
 			w.Login(w.Svc)
-			h.Off()
+			h.Clear()
 			_, err := w.Svc.Login(t.Context(), world.Alice, "bob@example.com", world.Password)
 			require.NoError(t, err)
 			require.NotEmpty(t, deliver())
 			world.WantAccount(t, w.Svc, "bob@example.com")
 		},
-		"first session of a link after a logout that unlinks": func(t *testing.T, w *world.World, late world.Hook, h *world.Hooked, deliver func() []error) {
+		"first session of a link after a logout that unlinks": func(t *testing.T, w *world.World, late storetest.Fault, h *storetest.FaultStore, deliver func() []error) {
 			w.Auth.Link(world.Alice, world.Email)
-			h.On(late, world.Writes...)
+			h.Inject(late, storetest.Writes()...)
 			_, err := w.Svc.Token(t.Context(), world.Alice)
 			require.Error(t, err)
-			h.Off()
+			h.Clear()
 			require.NoError(t, w.Svc.Logout(t.Context(), world.Alice, session.AndUnlink()))
 			require.NotEmpty(t, deliver())
 			world.WantLoggedOut(t, w, w.Svc)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			world.OnEveryCapability(t, func(t *testing.T, w *world.World, h *world.Hooked) {
-				late, deliver := world.DeliversLate()
+			world.OnEveryCapability(t, func(t *testing.T, w *world.World, h *storetest.FaultStore) {
+				late, deliver := storetest.DeliverLate()
 				flow(t, w, late, h, deliver)
 			})
 		})
@@ -158,21 +161,20 @@ func TestWriteThatArrivesLateIsRefused(t *testing.T) {
 }
 
 func TestLoginThatWasGivenUpDoesNotUndoALaterLogout(t *testing.T) {
-	for name, method := range map[string]string{"while it reads": "read", "while it writes": "Swap"} {
+	for name, methods := range map[string][]storetest.Method{
+		"while it reads":  {storetest.Get, storetest.LoggedOutAt},
+		"while it writes": {storetest.Swap},
+	} {
 		t.Run(name, func(t *testing.T) {
-			world.OnEveryCapability(t, func(t *testing.T, w *world.World, h *world.Hooked) {
-				methods := []string{method}
-				if method == "read" {
-					methods = []string{"Get", "LoggedOutAt"}
-				}
+			world.OnEveryCapability(t, func(t *testing.T, w *world.World, h *storetest.FaultStore) {
 				open := make(chan struct{})
-				h.On(func(ctx context.Context, _ string, do func(context.Context) error) error {
-					h.Off()
+				h.Inject(func(ctx context.Context, call storetest.Call) error {
+					h.Clear()
 					select {
 					case <-open:
 					case <-ctx.Done():
 					}
-					return do(context.WithoutCancel(ctx)) // it gets there all the same
+					return call.Do(context.WithoutCancel(ctx)) // it gets there all the same
 				}, methods...)
 				ctx, giveUp := context.WithCancel(t.Context())
 				login := world.Later(func() error { _, err := w.Svc.Login(ctx, world.Alice, world.Email, world.Password); return err })
@@ -187,19 +189,21 @@ func TestLoginThatWasGivenUpDoesNotUndoALaterLogout(t *testing.T) {
 }
 
 func TestLogoutThatWasGivenUpDoesNotEndALaterLogin(t *testing.T) {
-	for name, method := range map[string]string{"while it reads": "read", "while it deletes": "delete"} {
+	for name, methods := range map[string][]storetest.Method{
+		"while it reads":   {storetest.Get, storetest.LoggedOutAt},
+		"while it deletes": {storetest.Delete, storetest.MarkLoggedOut},
+	} {
 		t.Run(name, func(t *testing.T) {
-			world.OnEveryCapability(t, func(t *testing.T, w *world.World, h *world.Hooked) {
+			world.OnEveryCapability(t, func(t *testing.T, w *world.World, h *storetest.FaultStore) {
 				w.Login(w.Svc)
-				methods := map[string][]string{"read": {"Get", "LoggedOutAt"}, "delete": {"Delete", "MarkLoggedOut"}}[method]
 				open := make(chan struct{})
-				h.On(func(ctx context.Context, _ string, do func(context.Context) error) error {
-					h.Off()
+				h.Inject(func(ctx context.Context, call storetest.Call) error {
+					h.Clear()
 					select {
 					case <-open:
 					case <-ctx.Done():
 					}
-					return do(context.WithoutCancel(ctx))
+					return call.Do(context.WithoutCancel(ctx))
 				}, methods...)
 				ctx, giveUp := context.WithCancel(t.Context())
 				logout := world.Later(func() error { return w.Svc.Logout(ctx, world.Alice) })
@@ -215,13 +219,13 @@ func TestLogoutThatWasGivenUpDoesNotEndALaterLogin(t *testing.T) {
 }
 
 func TestLogoutThatWasGivenUpComesToItsEnd(t *testing.T) {
-	world.OnEveryCapability(t, func(t *testing.T, w *world.World, h *world.Hooked) {
+	world.OnEveryCapability(t, func(t *testing.T, w *world.World, h *storetest.FaultStore) {
 		w.Login(w.Svc)
 		open := make(chan struct{})
-		h.On(func(ctx context.Context, _ string, do func(context.Context) error) error {
+		h.Inject(func(ctx context.Context, call storetest.Call) error {
 			<-open
-			return do(ctx)
-		}, "Delete", "MarkLoggedOut")
+			return call.Do(ctx)
+		}, storetest.Delete, storetest.MarkLoggedOut)
 		ctx, giveUp := context.WithCancel(t.Context())
 		logout := world.Later(func() error { return w.Svc.Logout(ctx, world.Alice) })
 		giveUp()
@@ -234,7 +238,7 @@ func TestLogoutThatWasGivenUpComesToItsEnd(t *testing.T) {
 
 func TestLoginThatWasGivenUpDoesNotLinkAfterALogoutThatUnlinks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := world.NewHooked()
+		h := storetest.NewFaultStore()
 		w := world.New(t, h)
 		w.Auth = sessiontest.New(sessiontest.WithLoginLimit(0), sessiontest.WithCorrectedLinks())
 		defer w.Auth.Close()
@@ -279,7 +283,7 @@ func TestCallerWhoSawALogoutDoesNotLandWithAnOlderFlight(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := world.NewHooked()
+				h := storetest.NewFaultStore()
 				w := world.New(t, h)
 				other := (&world.World{T: t, Auth: w.Auth, Log: w.Log, Store: h.Another()}).Service()
 				w.LoginDead()
@@ -288,16 +292,18 @@ func TestCallerWhoSawALogoutDoesNotLandWithAnOlderFlight(t *testing.T) {
 					<-open
 					answer(rw, r)
 				})
-				h.On(func(ctx context.Context, method string, do func(context.Context) error) error {
-					err := do(ctx) // stored, but the answer takes its time
-					h.Off()
+				stored := make(chan struct{})
+				h.Inject(func(ctx context.Context, call storetest.Call) error {
+					err := call.Do(ctx) // stored, but the answer takes its time
+					h.Clear()
+					close(stored)
 					time.Sleep(time.Second)
 					return err
-				}, "SwapLeased")
+				}, storetest.SwapLeased)
 				first := world.Later(func() error { _, err := w.Svc.Token(t.Context(), world.Alice); return err })
 				close(open)
 				synctest.Wait()
-				require.Nil(t, h.Hook.Load(), "it has been stored")
+				<-stored
 				elsewhere(t, w, other)
 				s, err := w.Svc.Session(t.Context(), world.Alice)
 				token, tokenErr := w.Svc.Token(t.Context(), world.Alice)
@@ -319,7 +325,7 @@ func TestCallerWhoSawALogoutDoesNotLandWithAnOlderFlight(t *testing.T) {
 }
 
 func TestFlightOfTheSameProcessDoesNotUndoALogoutThatUnlinks(t *testing.T) {
-	world.OnEveryCapability(t, func(t *testing.T, w *world.World, h *world.Hooked) {
+	world.OnEveryCapability(t, func(t *testing.T, w *world.World, h *storetest.FaultStore) {
 		w.Auth.Link(world.Alice, world.Email)
 		open := make(chan struct{})
 		w.Auth.Inject(sessiontest.LinkFetch, 1, func(rw http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
@@ -363,14 +369,14 @@ func (l *lateFetch) RoundTrip(r *http.Request) (*http.Response, error) {
 func TestLogoutElsewhereIsSeenWhileASuccessorIsPending(t *testing.T) {
 	for _, method := range []string{"logout", "login as another account"} {
 		t.Run(method, func(t *testing.T) {
-			world.OnEveryCapability(t, func(t *testing.T, w *world.World, h *world.Hooked) {
+			world.OnEveryCapability(t, func(t *testing.T, w *world.World, h *storetest.FaultStore) {
 				if _, leases := w.Store.(session.Locker); !leases {
 					w.Auth.Link(world.Alice, world.Email)
 				}
 				other := (&world.World{T: t, Auth: w.Auth, Log: w.Log, Store: h.Another()}).Service()
 				w.LoginDead()
-				h.On(world.Away, world.Writes...)
-				defer func() { h.Off(); time.Sleep(time.Second) }()
+				h.Inject(storetest.Away, storetest.Writes()...)
+				defer func() { h.Clear(); time.Sleep(time.Second) }()
 				world.MustToken(t, w.Svc, world.Alice)
 				w.Auth.Unlink(world.Alice)
 				require.NotZero(t, w.Svc.Health(t.Context()).Queued)
@@ -399,7 +405,7 @@ func TestLogoutInAnOutageEndsASessionThatIsDatedAhead(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for _, known := range []bool{true, false} {
 				synctest.Test(t, func(t *testing.T) {
-					h := world.NewHooked()
+					h := storetest.NewFaultStore()
 					w := world.New(t, h)
 					w.Login(w.Svc)
 					w.Put(world.Alice, dated(w.Stored(world.Alice), time.Now().Add(ahead)))
@@ -407,10 +413,10 @@ func TestLogoutInAnOutageEndsASessionThatIsDatedAhead(t *testing.T) {
 					if known {
 						world.MustToken(t, svc, world.Alice)
 					}
-					h.On(world.Away, world.Everything...)
+					h.Inject(storetest.Away)
 					require.ErrorIs(t, svc.Logout(t.Context(), world.Alice), session.ErrStoreUnavailable)
 					world.WantLoggedOutHere(t, svc)
-					h.Off()
+					h.Clear()
 					time.Sleep(500 * time.Millisecond)
 					world.WantLoggedOut(t, w, svc)
 				})
@@ -426,50 +432,50 @@ func dated(record string, began time.Time) string {
 
 // What a caller gave up does not count after what another process has done since.
 func TestWhatWasGivenUpDoesNotCountAfterAnotherProcess(t *testing.T) {
-	for name, flow := range map[string]func(t *testing.T, w *world.World, other *session.Service, h *world.Hooked, giveUp func(call func(context.Context) error)){
-		"logout, and a login elsewhere": func(t *testing.T, w *world.World, other *session.Service, h *world.Hooked, giveUp func(func(context.Context) error)) {
+	for name, flow := range map[string]func(t *testing.T, w *world.World, other *session.Service, h *storetest.FaultStore, giveUp func(call func(context.Context) error)){
+		"logout, and a login elsewhere": func(t *testing.T, w *world.World, other *session.Service, h *storetest.FaultStore, giveUp func(func(context.Context) error)) {
 			w.Login(w.Svc)
 			giveUp(func(ctx context.Context) error { return w.Svc.Logout(ctx, world.Alice) })
 			_, err := other.Login(t.Context(), world.Alice, "bob@example.com", world.Password)
 			require.NoError(t, err)
-			h.Off()
+			h.Clear()
 			time.Sleep(3 * time.Second)
 			world.WantAccount(t, other, "bob@example.com")
 		},
-		"login, and a logout elsewhere": func(t *testing.T, w *world.World, other *session.Service, h *world.Hooked, giveUp func(func(context.Context) error)) {
+		"login, and a logout elsewhere": func(t *testing.T, w *world.World, other *session.Service, h *storetest.FaultStore, giveUp func(func(context.Context) error)) {
 			giveUp(func(ctx context.Context) error {
 				_, err := w.Svc.Login(ctx, world.Alice, world.Email, world.Password)
 				return err
 			})
 			require.NoError(t, other.Logout(t.Context(), world.Alice))
-			h.Off()
+			h.Clear()
 			time.Sleep(3 * time.Second)
 			world.WantLoggedOut(t, w, other)
 		},
-		"login, and a login elsewhere": func(t *testing.T, w *world.World, other *session.Service, h *world.Hooked, giveUp func(func(context.Context) error)) {
+		"login, and a login elsewhere": func(t *testing.T, w *world.World, other *session.Service, h *storetest.FaultStore, giveUp func(func(context.Context) error)) {
 			giveUp(func(ctx context.Context) error {
 				_, err := w.Svc.Login(ctx, world.Alice, world.Email, world.Password)
 				return err
 			})
 			_, err := other.Login(t.Context(), world.Alice, "bob@example.com", world.Password)
 			require.NoError(t, err)
-			h.Off()
+			h.Clear()
 			time.Sleep(3 * time.Second)
 			world.WantAccount(t, other, "bob@example.com")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := world.NewHooked()
+				h := storetest.NewFaultStore()
 				defer h.MemoryStore.Close()
 				w := world.New(t, h)
 				other := (&world.World{T: t, Auth: w.Auth, Log: w.Log, Store: h.Another()}).Service()
 				flow(t, w, other, h, func(call func(context.Context) error) {
 					time.Sleep(time.Millisecond)
-					h.On(func(ctx context.Context, _ string, do func(context.Context) error) error {
+					h.Inject(func(ctx context.Context, call storetest.Call) error {
 						time.Sleep(time.Second) // until the other process is through
-						return do(ctx)
-					}, "LoggedOutAt")
+						return call.Do(ctx)
+					}, storetest.LoggedOutAt)
 					ctx, cancel := context.WithCancel(t.Context())
 					result := world.Later(func() error { return call(ctx) })
 					cancel()

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"net/http"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,102 +14,28 @@ import (
 	"github.com/mana/session"
 	"github.com/mana/session/internal/world"
 	"github.com/mana/session/sessiontest"
+	"github.com/mana/session/storetest"
 )
 
-// stalling is a memory store in which one method waits until it is let go, or
-// its context ends; or, with a panic, does not wait.
-type stalling struct {
-	*session.MemoryStore
-	method atomic.Pointer[string]
-	letGo  chan struct{}
-	panics bool
-}
-
-func newStalling() *stalling {
-	return &stalling{MemoryStore: session.NewMemoryStore(), letGo: make(chan struct{})}
-}
-
-func (s *stalling) stall(method string) { s.method.Store(&method) }
-
-func (s *stalling) at(ctx context.Context, method string) error {
-	if m := s.method.Load(); m == nil || *m != method {
-		return nil
-	}
-	if s.panics {
-		panic("a caller's store: " + world.Password)
-	}
-	select {
-	case <-s.letGo:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (s *stalling) Get(ctx context.Context, userID string) (session.Record, error) {
-	if err := s.at(ctx, "Get"); err != nil {
-		return session.Record{}, err
-	}
-	return s.MemoryStore.Get(ctx, userID)
-}
-
-func (s *stalling) Swap(ctx context.Context, old, next session.Record) (session.Record, error) {
-	if err := s.at(ctx, "Swap"); err != nil {
-		return session.Record{}, err
-	}
-	return s.MemoryStore.Swap(ctx, old, next)
-}
-
-func (s *stalling) Delete(ctx context.Context, old session.Record) error {
-	if err := s.at(ctx, "Delete"); err != nil {
-		return err
-	}
-	return s.MemoryStore.Delete(ctx, old)
-}
-
-func (s *stalling) All(ctx context.Context) iter.Seq2[session.Record, error] {
-	return func(yield func(session.Record, error) bool) {
-		if err := s.at(ctx, "All"); err != nil {
-			yield(session.Record{}, err)
-			return
+// stall has calls of one method wait until they are let go, or their context ends.
+func stall(store *storetest.FaultStore, method storetest.Method) (letGo func()) {
+	open := make(chan struct{})
+	store.Inject(func(ctx context.Context, call storetest.Call) error {
+		select {
+		case <-open:
+			return call.Do(ctx)
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		s.MemoryStore.All(ctx)(yield)
-	}
-}
-
-func (s *stalling) Acquire(ctx context.Context, userID, owner string, ttl time.Duration) (session.Lease, session.Record, error) {
-	if err := s.at(ctx, "Acquire"); err != nil {
-		return session.Lease{}, session.Record{}, err
-	}
-	return s.MemoryStore.Acquire(ctx, userID, owner, ttl)
-}
-
-func (s *stalling) Release(ctx context.Context, userID, owner, note string, keep time.Duration) error {
-	if err := s.at(ctx, "Release"); err != nil {
-		return err
-	}
-	return s.MemoryStore.Release(ctx, userID, owner, note, keep)
-}
-
-func (s *stalling) SwapLeased(ctx context.Context, owner string, old, next session.Record) (session.Record, error) {
-	if err := s.at(ctx, "SwapLeased"); err != nil {
-		return session.Record{}, err
-	}
-	return s.MemoryStore.SwapLeased(ctx, owner, old, next)
-}
-
-func (s *stalling) Watch(ctx context.Context, feed session.Feed) error {
-	if err := s.at(ctx, "Watch"); err != nil {
-		return err
-	}
-	return s.MemoryStore.Watch(ctx, feed)
+	}, method)
+	return func() { close(open) }
 }
 
 // await is a point at which a call of a Service waits for somebody else.
 type await struct {
-	method string         // of the store; or
-	op     sessiontest.Op // of the auth server; or
-	lease  bool           // another process has the lease
+	method storetest.Method // of the store; or
+	op     sessiontest.Op   // of the auth server; or
+	lease  bool             // another process has the lease
 	had    func(w *world.World)
 	call   func(ctx context.Context, svc *session.Service) error
 	then   func(w *world.World) // what holds although a caller gave up
@@ -169,15 +93,14 @@ func callLoggedOut(ctx context.Context, svc *session.Service) error {
 
 // begin sets the point up, and returns what ends the wait.
 func (a await) begin(t *testing.T) (w *world.World, letGo func()) {
-	store := newStalling()
-	w = world.New(t, store)
+	store := storetest.NewFaultStore()
+	w = world.New(t, world.WithoutLogoutLog(store))
 	synctest.Wait()
 	a.had(w)
 	g := world.NewGate(w.Auth.Client().Transport)
 	switch {
 	case a.method != "":
-		store.stall(a.method)
-		letGo = func() { close(store.letGo) }
+		letGo = stall(store, a.method)
 	case a.lease:
 		lease, _, err := store.MemoryStore.Acquire(t.Context(), world.Alice, "another process", time.Hour)
 		require.NoError(t, err)
@@ -364,31 +287,31 @@ func TestCloseWhileManyWaitForATurn(t *testing.T) {
 // Whichever reaches the store last is what counts, in every process.
 func TestLoginRacingALogout(t *testing.T) {
 	for name, c := range map[string]struct {
-		method        string
+		method        storetest.Method
 		first, second func(ctx context.Context, svc *session.Service) error
 		in            bool
 	}{
-		"logout while a login is about to be stored": {"Swap", callLogin, callLogout, true},
-		"login while a logout is about to be stored": {"Delete", callLogout, callLogin, false},
+		"logout while a login is about to be stored": {storetest.Swap, callLogin, callLogout, true},
+		"login while a logout is about to be stored": {storetest.Delete, callLogout, callLogin, false},
 	} {
 		for _, hadSession := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/had a session: %t", name, hadSession), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					store := newStalling()
-					w := world.New(t, store)
+					store := storetest.NewFaultStore()
+					w := world.New(t, world.WithoutLogoutLog(store))
 					far := *w
 					far.Store = store.MemoryStore
 					other := far.Service()
 					if hadSession {
 						w.Login(w.Svc)
 					}
-					store.stall(c.method)
+					letGo := stall(store, c.method)
 					first := make(chan error, 1)
 					go func() { first <- c.first(t.Context(), w.Svc) }()
 					synctest.Wait()
 					require.Empty(t, first, "it is about to be stored")
 					require.NoError(t, c.second(t.Context(), other))
-					close(store.letGo)
+					letGo()
 					require.NoError(t, <-first)
 					for _, svc := range []*session.Service{w.Svc, other} {
 						in, err := svc.LoggedIn(t.Context(), world.Alice)

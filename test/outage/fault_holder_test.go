@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/mana/session"
 	"github.com/mana/session/internal/world"
 	"github.com/mana/session/sessiontest"
+	"github.com/mana/session/storetest"
 )
 
 // Refresh tokens are single-use: what happens to a login whose token was spent
@@ -21,36 +21,22 @@ import (
 
 // dying is the store as a process sees it that ends between spending a refresh
 // token and storing its successor: its write never arrives, nor does anything
-// that follows.
-type dying struct {
-	*session.MemoryStore
-	dead chan struct{} // closed with the write
-	once sync.Once
-}
-
-func (d *dying) SwapLeased(ctx context.Context, _ string, _, _ session.Record) (session.Record, error) {
-	d.once.Do(func() { close(d.dead) })
-	<-ctx.Done()
-	return session.Record{}, ctx.Err()
-}
-
-func (d *dying) Swap(ctx context.Context, old, next session.Record) (session.Record, error) {
-	select {
-	case <-d.dead:
-		<-ctx.Done()
-		return session.Record{}, ctx.Err()
-	default:
-		return d.MemoryStore.Swap(ctx, old, next)
-	}
-}
-
-func (d *dying) Release(ctx context.Context, userID, owner, note string, keep time.Duration) error {
-	select {
-	case <-d.dead:
-		return errors.New("dead")
-	default:
-		return d.MemoryStore.Release(ctx, userID, owner, note, keep)
-	}
+// that follows. dead is closed with the write.
+func dying(store *storetest.FaultStore) (end *storetest.FaultStore, dead <-chan struct{}) {
+	died := make(chan struct{})
+	end = store.Another()
+	end.Inject(func(ctx context.Context, call storetest.Call) error {
+		select {
+		case <-died:
+		default:
+			if call.Method != storetest.SwapLeased {
+				return call.Do(ctx)
+			}
+			close(died)
+		}
+		return storetest.Hang(ctx, call)
+	}, storetest.SwapLeased, storetest.Swap, storetest.Release)
+	return end, died
 }
 
 func TestHolderThatDiesWithTheSuccessorOfARefreshToken(t *testing.T) {
@@ -70,21 +56,21 @@ func TestHolderThatDiesWithTheSuccessorOfARefreshToken(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				memory := session.NewMemoryStore()
-				w := world.New(t, memory, c.opts...)
+				store := storetest.NewFaultStore()
+				w := world.New(t, world.WithoutLogoutLog(store), c.opts...)
 				w.LoginDead()
 				_, err := w.Svc.Login(t.Context(), world.Bob, "bob@example.com", world.Password)
 				require.NoError(t, err)
 
-				end := &dying{MemoryStore: memory, dead: make(chan struct{})}
-				holder, err := session.New(session.WithAuthURL(w.Auth.URL), session.WithHTTPClient(w.Auth.Client()), session.WithStore(end))
+				end, dead := dying(store)
+				holder, err := session.New(session.WithAuthURL(w.Auth.URL), session.WithHTTPClient(w.Auth.Client()), session.WithStore(world.WithoutLogoutLog(end)))
 				require.NoError(t, err)
 				abandoned := make(chan struct{})
 				go func() {
 					defer close(abandoned)
 					_, _ = holder.Token(context.WithoutCancel(t.Context()), world.Alice)
 				}()
-				<-end.dead
+				<-dead
 				require.Equal(t, 1, w.Auth.Calls(sessiontest.Refresh))
 				if c.linked {
 					w.Auth.Link(world.Alice, world.Email)
@@ -201,31 +187,26 @@ func TestSixProcessesSpendOneRefreshTokenAtOnceAndNobodyLosesTheLogin(t *testing
 	}
 }
 
-// paused is the store as a process sees it that is stopped (SIGSTOP, a long
-// collection, a laptop's lid) with its write and its release on their way: they
-// arrive when it goes on.
+// paused is a process that is stopped (SIGSTOP, a long collection, a laptop's lid)
+// with its write and its release on their way: they arrive when it goes on.
 type paused struct {
-	*session.MemoryStore
 	goOn chan struct{}
 	late chan error // what came of the late write
 }
 
-func (p *paused) SwapLeased(ctx context.Context, owner string, old, next session.Record) (session.Record, error) {
-	<-p.goOn
-	rec, err := p.MemoryStore.SwapLeased(context.WithoutCancel(ctx), owner, old, next)
-	p.late <- err
-	return rec, err
-}
-
-func (p *paused) Release(ctx context.Context, userID, owner, note string, keep time.Duration) error {
-	<-p.goOn
-	return p.MemoryStore.Release(context.WithoutCancel(ctx), userID, owner, note, keep)
-}
-
 // pausedHolder is a bot that has a token for alice, and the lease, and is stopped.
-func pausedHolder(w *world.World, memory *session.MemoryStore) (p *paused, holder *session.Service, result chan error) {
-	p = &paused{memory, make(chan struct{}), make(chan error, 10)}
-	holder = (&world.World{T: w.T, Auth: w.Auth, Log: w.Log, Store: p}).Service()
+func pausedHolder(w *world.World, store *storetest.FaultStore) (p paused, holder *session.Service, result chan error) {
+	p = paused{make(chan struct{}), make(chan error, 10)}
+	its := store.Another()
+	its.Inject(func(ctx context.Context, call storetest.Call) error {
+		<-p.goOn
+		err := call.Do(context.WithoutCancel(ctx))
+		if call.Method == storetest.SwapLeased {
+			p.late <- err
+		}
+		return err
+	}, storetest.SwapLeased, storetest.Release)
+	holder = (&world.World{T: w.T, Auth: w.Auth, Log: w.Log, Store: world.WithoutLogoutLog(its)}).Service()
 	result = make(chan error, 1)
 	go func() {
 		_, err := holder.Token(context.WithoutCancel(w.T.Context()), world.Alice)
@@ -239,13 +220,13 @@ func TestHolderPausedPastItsLease(t *testing.T) {
 	for name, hadSession := range map[string]bool{"with a session to replace": true, "about to create one": false} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				memory := session.NewMemoryStore()
-				w := world.New(t, memory)
+				store := storetest.NewFaultStore()
+				w := world.New(t, world.WithoutLogoutLog(store))
 				w.Auth.Link(world.Alice, world.Email)
 				if hadSession {
 					w.LoginDead()
 				}
-				p, holder, result := pausedHolder(w, memory)
+				p, holder, result := pausedHolder(w, store)
 
 				// Another process takes over when the lease has run out, and is
 				// in the middle of asking when the paused one goes on.
@@ -272,7 +253,7 @@ func TestHolderPausedPastItsLease(t *testing.T) {
 					require.ErrorIs(t, <-p.late, session.ErrConflict)
 				}
 				// Its release did not free the other's lease.
-				lease, _, err := memory.Acquire(t.Context(), world.Alice, "a third", time.Second)
+				lease, _, err := store.Acquire(t.Context(), world.Alice, "a third", time.Second)
 				require.NoError(t, err)
 				require.False(t, lease.Held)
 
@@ -289,10 +270,10 @@ func TestHolderPausedPastItsLease(t *testing.T) {
 
 func TestLogoutWhileTheHolderIsPausedLasts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		memory := session.NewMemoryStore()
-		w := world.New(t, memory)
+		store := storetest.NewFaultStore()
+		w := world.New(t, world.WithoutLogoutLog(store))
 		w.Auth.Link(world.Alice, world.Email)
-		p, _, result := pausedHolder(w, memory)
+		p, _, result := pausedHolder(w, store)
 		require.NoError(t, w.Svc.Logout(t.Context(), world.Alice))
 		time.Sleep(20 * time.Second)
 		close(p.goOn)

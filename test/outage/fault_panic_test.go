@@ -2,7 +2,6 @@ package outage_test
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"strings"
 	"testing"
@@ -13,25 +12,18 @@ import (
 
 	"github.com/mana/session"
 	"github.com/mana/session/internal/world"
+	"github.com/mana/session/storetest"
 )
 
-// lost is a store that takes leases, says that it did not, and panics when they
-// are given back.
-type lost struct{ *stalling }
-
-func (l lost) Acquire(ctx context.Context, userID, owner string, ttl time.Duration) (session.Lease, session.Record, error) {
-	if _, _, err := l.stalling.Acquire(ctx, userID, owner, ttl); err != nil {
-		return session.Lease{}, session.Record{}, err
-	}
-	return session.Lease{}, session.Record{}, errors.New("no answer")
-}
+// panics is a caller's store with a bug.
+func panics(context.Context, storetest.Call) error { panic("a caller's store: " + world.Password) }
 
 func TestPanicWhileGivingALostLeaseBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := newStalling()
-		store.panics = true
-		store.stall("Release")
-		w := world.New(t, lost{store})
+		store := storetest.NewFaultStore()
+		store.Inject(storetest.LoseAnswer, storetest.Acquire)
+		store.Inject(panics, storetest.Release)
+		w := world.New(t, world.WithoutLogoutLog(store))
 		w.Auth.Link(world.Alice, world.Email)
 		require.ErrorIs(t, world.AskToken(w), session.ErrStoreUnavailable)
 		time.Sleep(time.Second)
@@ -54,16 +46,17 @@ func TestPanicInACallersTransportIsBadHealth(t *testing.T) {
 // A panic in the caller's own goroutine is theirs to recover; one in a goroutine
 // of the Service would end the bot.
 func TestPanicInAnyMethodOfACallersStoreWedgesNothing(t *testing.T) {
-	for _, method := range []string{"Get", "Swap", "Delete", "All", "Acquire", "Release", "SwapLeased", "Watch"} {
-		t.Run(method, func(t *testing.T) {
+	for _, method := range []storetest.Method{
+		storetest.Get, storetest.Swap, storetest.Delete, storetest.All, storetest.Acquire, storetest.Release, storetest.SwapLeased, storetest.Watch,
+	} {
+		t.Run(string(method), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				store := newStalling()
-				store.panics = true
-				w := world.New(t, store)
+				store := storetest.NewFaultStore()
+				w := world.New(t, world.WithoutLogoutLog(store))
 				w.LoginDead()
 				w.Auth.Link(world.Bob, world.Email)
 				other := w.Service()
-				store.stall(method)
+				store.Inject(panics, method)
 				calls := world.Methods(w.Svc)
 				delete(calls, "Logout") // alice's session is needed below
 				delete(calls, "Client") // is Token, and a network
@@ -88,7 +81,7 @@ func TestPanicInAnyMethodOfACallersStoreWedgesNothing(t *testing.T) {
 						}
 					}
 				}
-				store.stall("")
+				store.Clear()
 				time.Sleep(16 * time.Second) // at most for as long as a lease
 				require.NoError(t, w.Right(world.Alice))
 				world.MustToken(t, w.Svc, world.Alice)

@@ -13,6 +13,7 @@ import (
 	"github.com/mana/session"
 	"github.com/mana/session/internal/world"
 	"github.com/mana/session/sessiontest"
+	"github.com/mana/session/storetest"
 )
 
 // Whatever made alice known to this process: when the store goes away she is
@@ -58,17 +59,17 @@ var becomesKnown = map[string]func(t *testing.T, w *world.World, other *session.
 
 func TestKnownUserIsServedAtOnceWhenTheStoreGoesAway(t *testing.T) {
 	for name, become := range becomesKnown {
-		for how, fault := range map[string]world.Hook{"refuses": world.Away, "hangs": world.Hangs} {
+		for how, fault := range map[string]storetest.Fault{"refuses": storetest.Away, "hangs": storetest.Hang} {
 			for when, wait := range map[string]time.Duration{"at once": 0, "1.5 s later": 1500 * time.Millisecond} {
 				t.Run(name+"/"+how+"/"+when, func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
-						h := world.NewHooked()
+						h := storetest.NewFaultStore()
 						defer h.MemoryStore.Close()
 						w := world.New(t, h)
 						other := (&world.World{T: t, Auth: w.Auth, Log: w.Log, Store: h.Another()}).Service()
 						become(t, w, other)
 						synctest.Wait()
-						h.On(fault, world.Everything...)
+						h.Inject(fault)
 						time.Sleep(wait)
 						began := time.Now()
 						world.MustToken(t, w.Svc, world.Alice)
@@ -81,7 +82,7 @@ func TestKnownUserIsServedAtOnceWhenTheStoreGoesAway(t *testing.T) {
 							require.Zero(t, time.Since(began))
 							time.Sleep(300 * time.Millisecond)
 						}
-						h.Off()
+						h.Clear()
 						time.Sleep(time.Second)
 						require.NoError(t, other.Logout(t.Context(), world.Alice, session.AndUnlink()))
 						time.Sleep(time.Second)
@@ -100,7 +101,7 @@ func TestLogoutMakesAUserUnknown(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := world.NewHooked()
+				h := storetest.NewFaultStore()
 				defer h.MemoryStore.Close()
 				w := world.New(t, h)
 				other := (&world.World{T: t, Auth: w.Auth, Log: w.Log, Store: h.Another()}).Service()
@@ -108,7 +109,7 @@ func TestLogoutMakesAUserUnknown(t *testing.T) {
 				w.Login(w.Svc)
 				world.MustToken(t, w.Svc, world.Alice)
 				require.NoError(t, logout(w, other))
-				h.On(world.Away, world.Everything...)
+				h.Inject(storetest.Away)
 				_, err := w.Svc.Token(t.Context(), world.Alice)
 				require.ErrorIs(t, err, session.ErrStoreUnavailable)
 			})
@@ -118,12 +119,12 @@ func TestLogoutMakesAUserUnknown(t *testing.T) {
 
 func TestLogoutInAnOutageDoesNotWaitForTheStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := world.NewHooked()
+		h := storetest.NewFaultStore()
 		defer h.MemoryStore.Close()
-		w := world.New(t, h.WithoutWatcher())
+		w := world.New(t, world.WithoutWatcher(h))
 		w.Login(w.Svc)
 		world.MustToken(t, w.Svc, world.Alice)
-		h.On(world.Hangs, world.Everything...)
+		h.Inject(storetest.Hang)
 		time.Sleep(3 * time.Second)
 		world.MustToken(t, w.Svc, world.Alice) // finds the outage
 		began := time.Now()
@@ -133,7 +134,7 @@ func TestLogoutInAnOutageDoesNotWaitForTheStore(t *testing.T) {
 		_, err := w.Svc.Session(t.Context(), world.Alice)
 		require.ErrorIs(t, err, session.ErrNotLoggedIn)
 		require.LessOrEqual(t, time.Since(began), 500*time.Millisecond)
-		h.Off()
+		h.Clear()
 		time.Sleep(time.Second)
 		world.WantLoggedOut(t, w, w.Svc)
 	})
@@ -141,26 +142,26 @@ func TestLogoutInAnOutageDoesNotWaitForTheStore(t *testing.T) {
 
 func TestOneProbeAtATimeFindsOutThatTheStoreIsBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := world.NewHooked()
+		h := storetest.NewFaultStore()
 		defer h.MemoryStore.Close()
-		w := world.New(t, h.WithoutWatcher())
+		w := world.New(t, world.WithoutWatcher(h))
 		w.Login(w.Svc)
 		world.MustToken(t, w.Svc, world.Alice)
 		running, most := 0, 0
-		h.On(func(ctx context.Context, _ string, _ func(context.Context) error) error {
+		h.Inject(func(ctx context.Context, call storetest.Call) error {
 			running++
 			most = max(most, running)
 			defer func() { running-- }()
 			time.Sleep(10 * time.Millisecond)
-			return world.ErrLost
-		}, "Get")
+			return storetest.ErrLost
+		}, storetest.Get)
 		world.MustToken(t, w.Svc, world.Alice)
 		for range 100 {
 			world.MustToken(t, w.Svc, world.Alice)
 			time.Sleep(time.Millisecond)
 		}
 		require.Equal(t, 1, most)
-		h.Off()
+		h.Clear()
 	})
 }
 
@@ -205,18 +206,18 @@ func TestSessionWithATokenThatDoesNotEndIsExtendedByUse(t *testing.T) {
 
 func TestExtendingASessionLosesNoDataOfOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := world.NewHooked()
+		h := storetest.NewFaultStore()
 		defer h.MemoryStore.Close()
 		w := world.New(t, h, session.WithSessionTTL(10*time.Minute))
 		w.Login(w.Svc)
 		time.Sleep(6 * time.Minute)
-		h.On(func(ctx context.Context, _ string, do func(context.Context) error) error {
-			h.Off()
+		h.Inject(func(ctx context.Context, call storetest.Call) error {
+			h.Clear()
 			if err := w.Svc.SetData(t.Context(), world.Alice, "k", 1); err != nil {
-				return errors.Join(world.ErrLost, err)
+				return errors.Join(storetest.ErrLost, err)
 			}
-			return do(ctx)
-		}, "Swap")
+			return call.Do(ctx)
+		}, storetest.Swap)
 		world.MustToken(t, w.Svc, world.Alice)
 		time.Sleep(time.Second)
 		s, err := w.Svc.Session(t.Context(), world.Alice)
@@ -231,20 +232,20 @@ func TestExtendingASessionLosesNoDataOfOthers(t *testing.T) {
 // A store that refuses writes, and is slow under load, is read all the same.
 func TestLogoutElsewhereIsSeenWhileTheStoreRefusesWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := world.NewHooked()
+		h := storetest.NewFaultStore()
 		defer h.MemoryStore.Close()
-		w := world.New(t, h.WithoutWatcher())
+		w := world.New(t, world.WithoutWatcher(h))
 		other := (&world.World{T: t, Auth: w.Auth, Log: w.Log, Store: h.Another()}).Service()
 		w.Login(w.Svc)
 		world.MustToken(t, w.Svc, world.Alice)
-		h.On(func(ctx context.Context, method string, do func(context.Context) error) error {
-			switch method {
-			case "Get", "LoggedOutAt":
+		h.Inject(func(ctx context.Context, call storetest.Call) error {
+			switch call.Method {
+			case storetest.Get, storetest.LoggedOutAt:
 				time.Sleep(100 * time.Millisecond)
-				return do(ctx)
+				return call.Do(ctx)
 			}
-			return world.ErrLost
-		}, world.Everything...)
+			return storetest.ErrLost
+		})
 		_, err := w.Svc.Login(t.Context(), world.Bob, "bob@example.com", world.Password) // pending, and tried again and again
 		require.NoError(t, err)
 		time.Sleep(time.Second)
@@ -254,7 +255,7 @@ func TestLogoutElsewhereIsSeenWhileTheStoreRefusesWrites(t *testing.T) {
 			require.Error(t, err)
 			time.Sleep(70 * time.Millisecond)
 		}
-		h.Off()
+		h.Clear()
 		time.Sleep(5 * time.Second)
 	})
 }
@@ -264,9 +265,9 @@ func TestLogoutElsewhereIsSeenThoughTheReadIsSlow(t *testing.T) {
 	for _, othersAnswered := range []bool{true, false} {
 		t.Run(fmt.Sprint("others are answered: ", othersAnswered), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := world.NewHooked()
+				h := storetest.NewFaultStore()
 				defer h.MemoryStore.Close()
-				w := world.New(t, h.WithoutWatcher())
+				w := world.New(t, world.WithoutWatcher(h))
 				other := (&world.World{T: t, Auth: w.Auth, Log: w.Log, Store: h.Another()}).Service()
 				w.Login(w.Svc)
 				world.MustToken(t, w.Svc, world.Alice)
@@ -274,26 +275,26 @@ func TestLogoutElsewhereIsSeenThoughTheReadIsSlow(t *testing.T) {
 				require.NoError(t, err)
 				require.NoError(t, other.Logout(t.Context(), world.Alice))
 				time.Sleep(2 * time.Second)
-				h.On(func(ctx context.Context, _ string, do func(context.Context) error) error {
+				h.Inject(func(ctx context.Context, call storetest.Call) error {
 					select {
 					case <-time.After(900 * time.Millisecond):
-						return do(ctx)
+						return call.Do(ctx)
 					case <-ctx.Done():
 						return ctx.Err()
 					}
-				}, "Get")
+				}, storetest.Get)
 				began := time.Now()
 				result := world.Later(func() error { _, err := w.Svc.Token(t.Context(), world.Alice); return err })
 				if othersAnswered {
 					time.Sleep(100 * time.Millisecond)
-					h.Off()
+					h.Clear()
 					world.MustToken(t, w.Svc, world.Bob)
 					require.ErrorIs(t, <-result, session.ErrNotLoggedIn)
 				} else {
 					require.NoError(t, <-result, "what is known is served")
 					require.LessOrEqual(t, time.Since(began), 500*time.Millisecond)
 				}
-				h.Off()
+				h.Clear()
 				time.Sleep(5 * time.Second)
 			})
 		})
@@ -303,15 +304,15 @@ func TestLogoutElsewhereIsSeenThoughTheReadIsSlow(t *testing.T) {
 // The lease ran out because it could not be renewed; nobody logged out.
 func TestFirstSessionOfALinkOutlivesALostLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := world.NewHooked()
+		h := storetest.NewFaultStore()
 		defer h.MemoryStore.Close()
 		w := world.New(t, h)
 		w.Auth.Link(world.Alice, world.Email)
 		w.Auth.Inject(sessiontest.LinkFetch, 1, sessiontest.Delay(5*time.Second))
 		result := world.Later(func() error { _, err := w.Svc.Token(t.Context(), world.Alice); return err })
-		h.On(world.Away, "Acquire")
+		h.Inject(storetest.Away, storetest.Acquire)
 		require.NoError(t, <-result)
-		h.Off()
+		h.Clear()
 		world.MustToken(t, w.Svc, world.Alice)
 	})
 }

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,35 +15,14 @@ import (
 	"github.com/mana/session"
 	"github.com/mana/session/internal/world"
 	"github.com/mana/session/sessiontest"
+	"github.com/mana/session/storetest"
 )
 
 // halfway is a link that drops some calls and lets others through, as a network
 // does that comes back.
 type halfway struct {
 	*world.Link
-	dropping atomic.Bool // leases and what is written under them
-	tombless atomic.Bool // tombstones cannot be read
-}
-
-func (h *halfway) LoggedOutAt(ctx context.Context, userID string) (session.Record, time.Time, error) {
-	if h.tombless.Load() {
-		return session.Record{}, time.Time{}, world.ErrAway
-	}
-	return h.Link.LoggedOutAt(ctx, userID)
-}
-
-func (h *halfway) Acquire(ctx context.Context, userID, owner string, ttl time.Duration) (session.Lease, session.Record, error) {
-	if h.dropping.Load() {
-		return session.Lease{}, session.Record{}, world.ErrAway
-	}
-	return h.Link.Acquire(ctx, userID, owner, ttl)
-}
-
-func (h *halfway) SwapLeased(ctx context.Context, owner string, old, next session.Record) (session.Record, error) {
-	if h.dropping.Load() {
-		return session.Record{}, world.ErrAway
-	}
-	return h.Link.SwapLeased(ctx, owner, old, next)
+	letLeases func() // leases, and what is written under them, get through again
 }
 
 // halfwayThere runs a flow in a bubble, in which alice's refresh token has been
@@ -62,7 +39,9 @@ func halfwayThere(t *testing.T, flow func(t *testing.T, w *world.World, h *halfw
 		world.MustToken(t, other, world.Alice)
 		time.Sleep(15 * time.Minute)
 		w.Auth.ResetCalls()
-		w.Auth.Inject(sessiontest.Refresh, 1, world.First(func() { h.dropping.Store(true) }))
+		w.Auth.Inject(sessiontest.Refresh, 1, world.First(func() {
+			h.letLeases = h.Inject(storetest.Away, storetest.Acquire, storetest.SwapLeased)
+		}))
 		token := world.MustToken(t, w.Svc, world.Alice)
 		require.Equal(t, 1, w.Svc.Health(t.Context()).Queued)
 		flow(t, w, h, other, token)
@@ -72,7 +51,7 @@ func halfwayThere(t *testing.T, flow func(t *testing.T, w *world.World, h *halfw
 // The store still holds the refresh token that was spent: whoever is given the
 // lease now spends it again, and is told that the session is over.
 func TestLeaseStaysWithASuccessorThatWaits(t *testing.T) {
-	leaseStays(t, func(*halfway) {}, func(h *halfway) { h.dropping.Store(false) })
+	leaseStays(t, func(*halfway) {}, func(h *halfway) { h.letLeases() })
 }
 
 func leaseStays(t *testing.T, meanwhile, atLast func(*halfway)) {
@@ -100,7 +79,7 @@ func TestLoginTakesOverTheLeaseOfASuccessorThatWaits(t *testing.T) {
 		h.Away.Store(true)
 		session := w.Login(w.Svc)
 		h.Away.Store(false)
-		h.dropping.Store(false)
+		h.letLeases()
 		time.Sleep(time.Second)
 		require.Zero(t, w.Svc.Health(t.Context()).Queued)
 		require.Equal(t, session.Token(), world.MustToken(t, other, world.Alice))
@@ -141,22 +120,18 @@ func TestLoginThatWaitsIsStoredAlthoughAnotherProcessHoldsTheLease(t *testing.T)
 	})
 }
 
-// overtaken is a link that is lost as soon as a write was overtaken.
-type overtaken struct{ *world.Link }
-
-func (o *overtaken) SwapLeased(ctx context.Context, owner string, old, next session.Record) (session.Record, error) {
-	rec, err := o.Link.SwapLeased(ctx, owner, old, next)
-	if errors.Is(err, session.ErrConflict) {
-		o.Away.Store(true)
-	}
-	return rec, err
-}
-
 // Between finding the record changed and looking at what it is now, the store
 // can go away as at any other time.
 func TestSuccessorIsKeptWhenTheStoreGoesAwayAfterAConflict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		o := &overtaken{world.NewLink(t)}
+		o := world.NewLink(t)
+		o.Inject(func(ctx context.Context, call storetest.Call) error {
+			err := call.Do(ctx)
+			if errors.Is(err, session.ErrConflict) {
+				o.Away.Store(true)
+			}
+			return err
+		}, storetest.SwapLeased)
 		w := world.New(t, o)
 		far := *w
 		far.Store = o.Another()
@@ -194,58 +169,47 @@ func TestLostAnswersDoNotKeepALoginThatWaitsFromBeingStored(t *testing.T) {
 }
 
 func TestLeaseStaysWithASuccessorWhoseStoringBrokeOff(t *testing.T) {
+	var letLogouts func()
 	leaseStays(t, func(h *halfway) {
-		h.tombless.Store(true)
-		h.dropping.Store(false)
-	}, func(h *halfway) { h.tombless.Store(false) })
+		letLogouts = h.Inject(storetest.Away, storetest.LoggedOutAt)
+		h.letLeases()
+	}, func(*halfway) { letLogouts() })
 }
 
-// watched is a link over which something happens at a point of a write-back or a
-// logout.
-type watched struct {
-	*world.Link
-	sought, removed func() // after a tombstone was looked for; after a record was removed
-}
-
-func (l *watched) LoggedOutAt(ctx context.Context, userID string) (session.Record, time.Time, error) {
-	rec, at, err := l.Link.LoggedOutAt(ctx, userID)
-	if do := l.sought; do != nil && err == nil {
-		l.sought = nil
-		do()
-	}
-	return rec, at, err
-}
-
-func (l *watched) MarkLoggedOut(ctx context.Context, old session.Record, at time.Time, keep time.Duration) error {
-	err := l.Link.MarkLoggedOut(ctx, old, at, keep)
-	if do := l.removed; do != nil && err == nil {
-		l.removed = nil
-		do()
-	}
-	return err
+// once has something happen after the first call of a method that succeeds.
+func once(l *world.Link, method storetest.Method, do func()) {
+	var remove func()
+	remove = l.Inject(func(ctx context.Context, call storetest.Call) error {
+		err := call.Do(ctx)
+		if err == nil {
+			remove()
+			do()
+		}
+		return err
+	}, method)
 }
 
 // Whichever comes first, the logout or what it overtakes, no session is left.
 func TestLogoutRacingAWriteBackLasts(t *testing.T) {
-	for name, race := range map[string]func(near, far *watched, logout func()){
-		"after its tombstone was looked for": func(near, _ *watched, logout func()) {
-			near.sought = logout
+	for name, race := range map[string]func(near, far *world.Link, logout func()){
+		"after its note was looked for": func(near, _ *world.Link, logout func()) {
+			once(near, storetest.LoggedOutAt, logout)
 			near.Away.Store(false)
 			time.Sleep(time.Second)
 		},
-		"between removing the record and the end": func(near, far *watched, logout func()) {
-			far.removed = func() {
+		"between removing the record and the end": func(near, far *world.Link, logout func()) {
+			once(far, storetest.MarkLoggedOut, func() {
 				near.Away.Store(false)
 				time.Sleep(time.Second)
-			}
+			})
 			logout()
 		},
 	} {
 		for _, known := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/replacing a session: %t", name, known), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					near := &watched{Link: world.NewLink(t)}
-					far := &watched{Link: near.Another()}
+					near := world.NewLink(t)
+					far := near.Another()
 					w := world.New(t, near)
 					other := (&world.World{T: t, Auth: w.Auth, Log: w.Log, Store: far}).Service()
 					if known {
@@ -268,46 +232,20 @@ func TestLogoutRacingAWriteBackLasts(t *testing.T) {
 	}
 }
 
-// partly is a link over which one user's record cannot be read.
-type partly struct {
-	*world.Link
-	broken atomic.Value // user ID
-}
-
-func (p *partly) Get(ctx context.Context, userID string) (session.Record, error) {
-	if p.broken.Load() == userID {
-		return session.Record{}, world.ErrAway
-	}
-	return p.Link.Get(ctx, userID)
-}
-
-func (p *partly) Watch(ctx context.Context, feed session.Feed) error {
-	if p.broken.Load() != nil {
-		return world.ErrAway
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		for ctx.Err() == nil && p.broken.Load() == nil {
-			time.Sleep(10 * time.Millisecond)
-		}
-		cancel()
-	}()
-	return p.Link.MemoryStore.Watch(ctx, feed)
-}
-
 // One node of a Cluster being away does not hide logouts of users on the others.
 func TestLogoutElsewhereIsSeenWhileOtherUsersRecordsCannotBeRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &partly{Link: world.NewLink(t)}
+		p := world.NewLink(t)
 		w := world.New(t, p)
 		far := *w
 		far.Store = p.Another()
 		other := far.Service()
 		w.Login(w.Svc)
 		world.MustToken(t, w.Svc, world.Alice)
-		p.broken.Store(world.Bob)
-		time.Sleep(time.Second) // the feed broke off
+		p.Inject(storetest.Only(world.Bob, storetest.Away), storetest.Get)
+		p.Inject(storetest.Away, storetest.Watch)
+		p.Cut()
+		time.Sleep(time.Second)
 		_, err := w.Svc.Token(t.Context(), world.Bob)
 		require.ErrorIs(t, err, session.ErrStoreUnavailable)
 		require.NoError(t, other.Logout(t.Context(), world.Alice))
@@ -323,73 +261,34 @@ func TestLogoutElsewhereIsSeenWhileOtherUsersRecordsCannotBeRead(t *testing.T) {
 	})
 }
 
-type halting struct {
-	l    *world.Link
-	swap atomic.Pointer[chan struct{}] // SwapLeased waits before it does anything
-	at   chan struct{}
-}
-
-func (h *halting) Get(ctx context.Context, u string) (session.Record, error) { return h.l.Get(ctx, u) }
-
-func (h *halting) Delete(ctx context.Context, r session.Record) error { return h.l.Delete(ctx, r) }
-
-func (h *halting) stop() {
-	if c := h.swap.Load(); c != nil {
-		h.at <- struct{}{}
-		<-*c
-	}
-}
-
-func (h *halting) Swap(ctx context.Context, o, n session.Record) (session.Record, error) {
-	h.stop()
-	return h.l.Swap(ctx, o, n)
-}
-
-func (h *halting) All(ctx context.Context) iter.Seq2[session.Record, error] {
-	return h.l.All(ctx)
-}
-
-type locking struct{ *halting }
-
-func (h locking) Acquire(ctx context.Context, u, o string, ttl time.Duration) (session.Lease, session.Record, error) {
-	return h.l.Acquire(ctx, u, o, ttl)
-}
-
-func (h locking) Release(ctx context.Context, u, o, n string, k time.Duration) error {
-	return h.l.Release(ctx, u, o, n, k)
-}
-
-func (h locking) SwapLeased(ctx context.Context, owner string, o, n session.Record) (session.Record, error) {
-	h.stop()
-	return h.l.SwapLeased(ctx, owner, o, n)
-}
-
-type storeOnly struct{ *halting }
-
 // A logout in the same process is not undone by the write-back of the login before it.
 func TestLogoutIsNotUndoneByTheWriteBackUnderWay(t *testing.T) {
-	for name, wrap := range map[string]func(*halting) session.Store{
-		"lease, no tombstones": func(h *halting) session.Store { return locking{h} },
-		"neither":              func(h *halting) session.Store { return storeOnly{h} },
+	for name, only := range map[string]func(*storetest.FaultStore) session.Store{
+		"leases, no notes of logouts": world.WithoutLogoutLog,
+		"neither":                     world.WithoutCapabilities,
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := &halting{l: world.NewLink(t), at: make(chan struct{}, 10)}
-				w := world.New(t, wrap(h))
+				link, at := world.NewLink(t), make(chan struct{}, 10)
+				w := world.New(t, only(link.FaultStore))
 				w.Login(w.Svc)
-				h.l.Away.Store(true)
+				link.Away.Store(true)
 				time.Sleep(10 * time.Millisecond)
 				w.Login(w.Svc)
-				go1 := make(chan struct{})
-				h.swap.Store(&go1)
-				h.l.Away.Store(false)
-				<-h.at // the write-back is about to swap
+				goOn := make(chan struct{})
+				letNext := link.Inject(func(ctx context.Context, call storetest.Call) error {
+					at <- struct{}{}
+					<-goOn
+					return call.Do(ctx)
+				}, storetest.Swap, storetest.SwapLeased)
+				link.Away.Store(false)
+				<-at // the write-back is about to swap
 				time.Sleep(10 * time.Millisecond)
-				h.swap.Store(nil)
+				letNext()
 				done := make(chan error, 1)
 				go func() { done <- w.Svc.Logout(t.Context(), world.Alice) }()
 				time.Sleep(10 * time.Millisecond)
-				close(go1)
+				close(goOn)
 				require.NoError(t, <-done)
 				time.Sleep(10 * time.Second)
 				require.Zero(t, w.Svc.Health(t.Context()).Queued)

@@ -12,22 +12,24 @@ import (
 	"github.com/mana/session"
 	"github.com/mana/session/internal/world"
 	"github.com/mana/session/sessiontest"
+	"github.com/mana/session/storetest"
 )
 
 func TestPendingWriteOfAUserIsWrittenByOneAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := world.NewHooked()
+		h := storetest.NewFaultStore()
 		defer h.MemoryStore.Close()
 		w := world.New(t, h)
-		h.On(world.Away, world.Everything...)
+		back := h.Inject(storetest.Away)
 		w.Login(w.Svc)
 		var running, most atomic.Int32
-		h.On(func(ctx context.Context, _ string, do func(context.Context) error) error {
+		h.Inject(func(ctx context.Context, call storetest.Call) error {
 			most.Store(max(most.Load(), running.Add(1)))
 			defer running.Add(-1)
 			time.Sleep(300 * time.Millisecond) // longer than the outbox pauses
-			return do(ctx)
-		}, world.Writes...)
+			return call.Do(ctx)
+		}, storetest.Writes()...)
+		back()
 		for range 5 {
 			go func() { _ = w.Svc.SetData(context.Background(), world.Alice, "k", 1) }() // which flushes it
 		}
@@ -35,7 +37,7 @@ func TestPendingWriteOfAUserIsWrittenByOneAtATime(t *testing.T) {
 		go func() { _, _ = w.Svc.Token(context.Background(), world.Alice) }()
 		time.Sleep(50 * time.Millisecond)
 		require.EqualValues(t, 1, most.Load())
-		h.Off()
+		h.Clear()
 		time.Sleep(5 * time.Second)
 		world.MustToken(t, w.Svc, world.Alice)
 	})
@@ -43,7 +45,7 @@ func TestPendingWriteOfAUserIsWrittenByOneAtATime(t *testing.T) {
 
 // quiet is a store that vouches for its changes and announces none of them.
 type quiet struct {
-	*world.Hooked
+	*storetest.FaultStore
 }
 
 func (q quiet) Watch(ctx context.Context, feed session.Feed) error {
@@ -55,16 +57,16 @@ func (q quiet) Watch(ctx context.Context, feed session.Feed) error {
 
 func TestWriteOfUnknownOutcomeIsReadBeforeItIsBelieved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := world.NewHooked()
+		h := storetest.NewFaultStore()
 		defer h.MemoryStore.Close()
 		w := world.New(t, quiet{h})
 		w.Login(w.Svc)
 		world.MustToken(t, w.Svc, world.Alice)
-		h.On(func(ctx context.Context, _ string, do func(context.Context) error) error {
-			h.Off()
-			_ = do(ctx)
-			return world.ErrLost // the answer
-		}, "Swap")
+		h.Inject(func(ctx context.Context, call storetest.Call) error {
+			h.Clear()
+			_ = call.Do(ctx)
+			return storetest.ErrLost // the answer
+		}, storetest.Swap)
 		require.ErrorIs(t, w.Svc.SetData(t.Context(), world.Alice, "k", 1), session.ErrStoreUnavailable)
 		time.Sleep(2 * time.Second)
 		found, err := w.Svc.Data(t.Context(), world.Alice, "k", new(int))
@@ -76,13 +78,13 @@ func TestWriteOfUnknownOutcomeIsReadBeforeItIsBelieved(t *testing.T) {
 // A login that is pending and is refreshed meanwhile is still a login, and as
 // old as it was.
 func TestPendingLoginThatIsRefreshedStaysALogin(t *testing.T) {
-	begin := func(t *testing.T) (*world.World, *world.Hooked, *session.Service) {
-		h := world.NewHooked()
+	begin := func(t *testing.T) (*world.World, *storetest.FaultStore, *session.Service) {
+		h := storetest.NewFaultStore()
 		t.Cleanup(func() { h.MemoryStore.Close() })
 		w := world.New(t, h)
 		w.Auth.Link(world.Alice, world.Email)
 		other := (&world.World{T: t, Auth: w.Auth, Log: w.Log, Store: h.Another()}).Service()
-		h.On(world.Away, world.Everything...)
+		h.Inject(storetest.Away)
 		w.Login(w.Svc)
 		return w, h, other
 	}
@@ -96,7 +98,7 @@ func TestPendingLoginThatIsRefreshedStaysALogin(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w, h, _ := begin(t)
 			refreshed(t, w)
-			h.Off()
+			h.Clear()
 			time.Sleep(time.Second)
 			require.NotEmpty(t, w.Stored(world.Alice))
 		})
@@ -107,7 +109,7 @@ func TestPendingLoginThatIsRefreshedStaysALogin(t *testing.T) {
 			time.Sleep(time.Second)
 			require.NoError(t, other.Logout(t.Context(), world.Alice))
 			refreshed(t, w)
-			h.Off()
+			h.Clear()
 			time.Sleep(time.Second)
 			require.Empty(t, w.Stored(world.Alice))
 		})
@@ -119,7 +121,7 @@ func TestPendingLoginThatIsRefreshedStaysALogin(t *testing.T) {
 			_, err := other.Login(t.Context(), world.Alice, "bob@example.com", world.Password)
 			require.NoError(t, err)
 			refreshed(t, w)
-			h.Off()
+			h.Clear()
 			time.Sleep(2 * time.Second)
 			world.WantAccount(t, w.Svc, "bob@example.com")
 		})

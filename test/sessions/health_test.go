@@ -13,17 +13,18 @@ import (
 	"github.com/mana/session"
 	"github.com/mana/session/internal/world"
 	"github.com/mana/session/sessiontest"
+	"github.com/mana/session/storetest"
 )
 
 // As Kubernetes asks by default, with a second to answer.
 func TestHealthOfServersThatHangIsBad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := world.NewHooked()
+		h := storetest.NewFaultStore()
 		defer h.MemoryStore.Close()
 		w := world.New(t, h)
 		require.False(t, w.Svc.Health(t.Context()).Degraded)
 		time.Sleep(2 * time.Second)
-		h.On(world.Hangs, world.Everything...)
+		h.Inject(storetest.Hang, storetest.Get, storetest.Acquire)
 		w.Auth.Inject(sessiontest.Any, -1, w.Auth.Hang())
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -36,7 +37,7 @@ func TestHealthOfServersThatHangIsBad(t *testing.T) {
 		require.NotEmpty(t, health.Store.LastError)
 		require.NotEmpty(t, health.Auth.LastError)
 
-		h.Off()
+		h.Clear()
 		w.Auth.ClearFaults()
 		time.Sleep(15 * time.Second)
 		health = w.Svc.Health(t.Context())
@@ -63,12 +64,12 @@ func TestManyHealthChecksAreOneAuthCall(t *testing.T) {
 
 func TestStoreThatCanBeReadButNotWrittenIsNotHealthy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := world.NewHooked()
+		h := storetest.NewFaultStore()
 		defer h.MemoryStore.Close()
 		w := world.New(t, h)
-		h.On(world.Away, append([]string{"Acquire", "Release"}, world.Writes...)...)
+		h.Inject(storetest.Away, append(storetest.Writes(), storetest.Acquire, storetest.Release)...)
 		require.False(t, w.Svc.Health(t.Context()).Store.OK)
-		h.Off()
+		h.Clear()
 		require.True(t, w.Svc.Health(t.Context()).Store.OK)
 	})
 }
@@ -76,10 +77,10 @@ func TestStoreThatCanBeReadButNotWrittenIsNotHealthy(t *testing.T) {
 // A deadline of the caller's that passes is no answer; giving up tells nothing.
 func TestCallersDeadlineCountsAsNoAnswerAndGivingUpDoesNot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := world.NewHooked()
+		h := storetest.NewFaultStore()
 		defer h.MemoryStore.Close()
 		w := world.New(t, h)
-		h.On(world.Hangs, world.Everything...)
+		h.Inject(storetest.Hang, storetest.Get, storetest.Acquire)
 		ctx, cancel := context.WithCancel(t.Context())
 		result := world.Later(func() error { _, err := w.Svc.Token(ctx, world.Alice); return err })
 		cancel()
@@ -92,7 +93,7 @@ func TestCallersDeadlineCountsAsNoAnswerAndGivingUpDoesNot(t *testing.T) {
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		stats, _ = w.Svc.Stats(t.Context())
 		require.EqualValues(t, 1, stats.StoreErrors)
-		h.Off()
+		h.Clear()
 	})
 }
 
@@ -116,18 +117,18 @@ func TestHitsAreTokensThatWereServed(t *testing.T) {
 
 // A test of the caller's fails in a fake of theirs: it ends the goroutine.
 func TestGoexitInACallersCodeHangsNobody(t *testing.T) {
-	goexit := func(context.Context, string, func(context.Context) error) error {
+	goexit := func(context.Context, storetest.Call) error {
 		runtime.Goexit()
 		return nil
 	}
-	for _, method := range []string{"Acquire", "SwapLeased", "Swap", "LoggedOutAt", "MarkLoggedOut"} {
-		t.Run(method, func(t *testing.T) {
+	for _, method := range []storetest.Method{storetest.Acquire, storetest.SwapLeased, storetest.Swap, storetest.LoggedOutAt, storetest.MarkLoggedOut} {
+		t.Run(string(method), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := world.NewHooked()
+				h := storetest.NewFaultStore()
 				defer h.MemoryStore.Close()
 				w := world.New(t, h)
 				w.Auth.Link(world.Alice, world.Email)
-				h.On(goexit, method)
+				h.Inject(goexit, method)
 				done := make(chan struct{})
 				go func() {
 					defer close(done)
@@ -136,7 +137,7 @@ func TestGoexitInACallersCodeHangsNobody(t *testing.T) {
 					_ = w.Svc.Logout(context.WithoutCancel(t.Context()), world.Alice)
 				}()
 				<-done
-				h.Off()
+				h.Clear()
 				time.Sleep(time.Minute)
 				world.MustToken(t, w.Svc, world.Alice)
 			})
