@@ -30,7 +30,7 @@ func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f
 // A room full of strangers: everybody whom a bot sees asks it something.
 func TestFloodOfUnlinkedUsersIsBoundedInMemory(t *testing.T) {
 	remembered, workers := maxRemembered, 8
-	if race.Enabled {
+	if race.Enabled || testing.Short() {
 		remembered /= 10
 	}
 	flood := remembered * 11 / 10

@@ -12,7 +12,7 @@ import (
 
 func TestFloodOfUsersNeitherGrowsTheLoginLimitNorResetsIt(t *testing.T) {
 	users := maxRemembered
-	if race.Enabled {
+	if race.Enabled || testing.Short() {
 		users /= 10
 	}
 	flood := 4 * users

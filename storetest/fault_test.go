@@ -13,6 +13,7 @@ import (
 )
 
 func TestFaultStoreWithoutFaultsConforms(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(t *testing.T) session.Store {
 		store := storetest.NewFaultStore()
 		t.Cleanup(func() { store.Close() })

@@ -54,6 +54,7 @@ func TestClusterServesAllSlotsAndReplacesAMaster(t *testing.T) {
 }
 
 func TestClusterNeedsNoReplicas(t *testing.T) {
+	t.Parallel()
 	c := StartCluster(t, 1, 0, WithPassword("secret"))
 	require.Equal(t, c.Nodes[0], c.Owner("k"))
 	require.Equal(t, "OK", c.Nodes[0].MustDo("SET", "k", "v"))

@@ -91,6 +91,7 @@ func TestBlackholeOfOpenConnectionsLeavesNewOnesAlone(t *testing.T) {
 }
 
 func TestBlackholeStopsAReplyMidway(t *testing.T) {
+	t.Parallel()
 	s, p, conn := proxied(t)
 	value := strings.Repeat("x", 32<<20) // more than the buffers between us take
 	s.MustDo("SET", "k", value)

@@ -140,9 +140,12 @@ func (c *config) file(port, busPort int) []byte {
 	return file
 }
 
-// binary finds redis-server or ends the test.
+// binary finds redis-server or ends the test: with -short nothing real is started.
 func binary(tb testing.TB) string {
 	tb.Helper()
+	if testing.Short() {
+		tb.Skip("redistest: real servers are not for -short")
+	}
 	path, err := exec.LookPath("redis-server")
 	switch {
 	case err == nil:

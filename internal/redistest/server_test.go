@@ -120,6 +120,7 @@ func TestServerAsksForCredentials(t *testing.T) {
 }
 
 func TestServersAreGoneAfterTheirTest(t *testing.T) {
+	binary(t)
 	var pids []int
 	t.Run("inner", func(t *testing.T) {
 		running, paused, restarted := Start(t), Start(t), Start(t)
@@ -140,6 +141,7 @@ func TestServersAreGoneAfterTheirTest(t *testing.T) {
 }
 
 func TestServerSurvivesTheEndOfAThread(t *testing.T) {
+	binary(t)
 	started := make(chan *Server)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine

@@ -54,9 +54,9 @@ func (c *Busyness) Busiest() int {
 }
 
 // Crowd is how many users a test has that is about many: 10,000, but 1,000 under
-// the race detector. What is asserted does not depend on it.
+// the race detector and with -short. What is asserted does not depend on it.
 func Crowd() int {
-	if race.Enabled {
+	if race.Enabled || testing.Short() {
 		return 1_000
 	}
 	return 10_000

@@ -73,6 +73,7 @@ func hides(t *testing.T, text, secret string) {
 }
 
 func TestSecretsThatTheServerSendsBackAreNotShown(t *testing.T) {
+	t.Parallel()
 	for name, fault := range map[string]sessiontest.Fault{
 		"in its message": sessiontest.Echo(500), "in a 400": sessiontest.Echo(400), "in a 404": sessiontest.Echo(404),
 		"on a page": sessiontest.EchoRaw(502), "on a page that is no error": sessiontest.EchoRaw(200),
@@ -173,6 +174,7 @@ func TestShortPasswordsAreNotGivenAway(t *testing.T) {
 // A transport that does what it must not: the password and the key stay where
 // they were sent.
 func TestTransportsThatRepeatOrFollowAreFoundOut(t *testing.T) {
+	t.Parallel()
 	other := sessiontest.New()
 	defer other.Close()
 	require.NoError(t, other.Start())

@@ -98,6 +98,7 @@ func breakOff(w http.ResponseWriter, _ *http.Request, _ http.HandlerFunc) {
 
 // Everything that an auth server may do but answer, to every way to a token.
 func TestEveryFaultOnEveryWayToAToken(t *testing.T) {
+	t.Parallel()
 	var plain, packed atomic.Int64 // bytes that went to the client
 	faults := map[string]authFault{
 		"hangs, or its database is frozen": {begin: func(w *world.World, op sessiontest.Op) { w.Auth.Inject(op, -1, w.Auth.Hang()) }},

@@ -38,6 +38,7 @@ func tokenIn(record string) string {
 }
 
 func TestSuccessorFitsThoughDataFillTheRecord(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := world.New(t, session.NewMemoryStore())
 		w.LoginDead()

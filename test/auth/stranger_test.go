@@ -44,6 +44,7 @@ func strangers() map[string]sessiontest.Fault {
 }
 
 func TestStrangersNoEndsNoSession(t *testing.T) {
+	t.Parallel()
 	for name, fault := range strangers() {
 		for _, op := range []sessiontest.Op{sessiontest.Refresh, sessiontest.LinkFetch, sessiontest.LinkCheck} {
 			t.Run(fmt.Sprint(op, ": ", name), func(t *testing.T) {

@@ -96,6 +96,7 @@ func TestLogoutEndsTheSessionWhenUnlinkingUsesUpTheTime(t *testing.T) {
 }
 
 func TestLogoutThatTimedOutDoesNotEndALaterLogin(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	proxy := redistest.NewProxy(t, server.Addr)
 	w := world.New(t, world.NewRedisStore(t, world.NewClient(t, server.Addr)))
@@ -113,6 +114,7 @@ func TestLogoutThatTimedOutDoesNotEndALaterLogin(t *testing.T) {
 }
 
 func TestLeaseWhoseAnswerWasLostIsGivenBack(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	proxy := redistest.NewProxy(t, server.Addr)
 	w := world.New(t, world.NewRedisStore(t, world.NewClient(t, server.Addr)))
@@ -132,6 +134,7 @@ func TestLeaseWhoseAnswerWasLostIsGivenBack(t *testing.T) {
 }
 
 func TestKnownTokenIsServedWithinAShortDeadline(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	w := world.Cached(t, world.NewRedisStore(t, world.NewClient(t, server.Addr)))
 	before, err := w.Svc.Stats(t.Context())
@@ -149,6 +152,7 @@ func TestKnownTokenIsServedWithinAShortDeadline(t *testing.T) {
 }
 
 func TestCloseIsBoundedThoughTheStoreHangs(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	client := redis.NewClient(&redis.Options{Addr: server.Addr, ReadTimeout: -1})
 	t.Cleanup(func() { client.Close() })
@@ -223,6 +227,7 @@ func TestStoreThatIsClosedSaysSo(t *testing.T) {
 }
 
 func TestNothingIsLostWhileAClusterSlotMoves(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t, 2, 0)
 	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()})
 	t.Cleanup(func() { client.Close() })

@@ -78,6 +78,7 @@ func TestWriteOfUnknownOutcomeIsReadBeforeItIsBelieved(t *testing.T) {
 // A login that is pending and is refreshed meanwhile is still a login, and as
 // old as it was.
 func TestPendingLoginThatIsRefreshedStaysALogin(t *testing.T) {
+	t.Parallel()
 	begin := func(t *testing.T) (*world.World, *storetest.FaultStore, *session.Service) {
 		h := storetest.NewFaultStore()
 		t.Cleanup(func() { h.MemoryStore.Close() })

@@ -24,7 +24,7 @@ import (
 // elsewhere: writes by other software, FLUSHALL and a frozen feed in
 // feed_test.go, keys of another type in typescript_test.go, clients that ignore
 // contexts in stats_test.go, slots that move in regression_test.go, what the
-// documented ACL permits in acl_test.go, failovers in failover_test.go.
+// documented ACL permits in acl_test.go, failovers in test/failover.
 
 // refusedOrDone is for a call that needs a store which is away: it may have
 // found a way around it, but must not say anything else than that.

@@ -182,6 +182,7 @@ func TestUpdateDataThatFailsStoresNothing(t *testing.T) {
 }
 
 func TestDataThatDoesNotFitIsTooLarge(t *testing.T) {
+	t.Parallel()
 	w := world.New(t, session.NewMemoryStore())
 	w.Login(w.Svc)
 	require.ErrorIs(t, w.Svc.SetData(t.Context(), world.Alice, "k", strings.Repeat("x", 1<<20)), session.ErrTooLarge)

@@ -15,6 +15,7 @@ import (
 )
 
 func TestManyCallersOfADeadTokenShareOneCall(t *testing.T) {
+	t.Parallel()
 	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
 		w.Auth.Link(world.Alice, world.Email)
 		services := []*session.Service{w.Svc, w.Service(), w.Service(), w.Service()}

@@ -34,6 +34,7 @@ func echo(status int) sessiontest.Fault {
 }
 
 func TestNothingPrintsASecretWhateverFails(t *testing.T) {
+	t.Parallel()
 	faults := map[string]sessiontest.Fault{
 		"nothing": func(w http.ResponseWriter, r *http.Request, answer http.HandlerFunc) { answer(w, r) },
 		"cut":     sessiontest.CutBody(60), "truncated": sessiontest.TruncateJSON(60), "HTML": sessiontest.HTML(),

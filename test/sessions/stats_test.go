@@ -145,6 +145,7 @@ func TestHealthTellsWhatIsWrongAndSinceWhen(t *testing.T) {
 }
 
 func TestHealthOfAStoreThatIsAway(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	w := world.New(t, world.NewRedisStore(t, world.NewClient(t, server.Addr)))
 	require.True(t, w.Svc.Health(t.Context()).Store.OK)
@@ -177,6 +178,7 @@ func TestCountingDoesNotUseKeys(t *testing.T) {
 
 // A client as bots make them does not look at contexts by itself.
 func TestCallersDeadlineHoldsOnAStoreThatHangs(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	for name, client := range map[string]*redis.Client{
 		"plain client":          redis.NewClient(&redis.Options{Addr: server.Addr}),

@@ -106,6 +106,7 @@ func TestNoKeyOfOursLooksLikeASession(t *testing.T) {
 }
 
 func TestPoisonIsNoSessionAndIsReplaced(t *testing.T) {
+	t.Parallel()
 	w, server := beside(t)
 	key := "bot:session:" + world.Alice
 	large := strings.Repeat("x", 8<<20)
