@@ -45,7 +45,7 @@ func (r *refresher) ask(ctx context.Context, f *flight) outcome {
 		r.logger.Warn("session: the refresh token was refused, following the link to another account", "user", userID)
 		out.next = byLink
 	case errors.Is(linkErr, errNotLinked):
-		out.ended, out.err = r.confirmUnlinked(ctx, userID, linkErr)
+		out.ended, out.err = r.confirmUnlinked(ctx, userID)
 	case linkErr != nil:
 		out.err = linkErr
 	case out.refused != nil && r.linkEnabled: // an ID that cannot have a link
@@ -99,7 +99,7 @@ func (r *refresher) fetchLink(ctx context.Context, userID string, l *login) (gra
 
 // confirmUnlinked asks once more whether there is no link: a server that cannot
 // sign gives the same answer as for no link.
-func (r *refresher) confirmUnlinked(ctx context.Context, userID string, linkErr error) (ended bool, err error) {
+func (r *refresher) confirmUnlinked(ctx context.Context, userID string) (ended bool, err error) {
 	linked, err := r.auth.linked(ctx, userID)
 	switch {
 	case err != nil:

@@ -199,8 +199,8 @@ func (r *authAnswer) notJSON() string {
 	if tooDeep(string(body)) {
 		return "the answer is nested too deep"
 	}
-	var any json.RawMessage
-	err := json.Unmarshal(body, &any)
+	var raw json.RawMessage
+	err := json.Unmarshal(body, &raw)
 	syntax, _ := errors.AsType[*json.SyntaxError](err)
 	switch {
 	case err == nil && body[0] == '{':

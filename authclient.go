@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"sync/atomic"
 	"time"
 
-	"github.com/sethvargo/go-retry"
 	"github.com/sony/gobreaker/v2"
 	"golang.org/x/sync/semaphore"
 )
@@ -123,7 +123,7 @@ func defaultHTTPClient() *http.Client {
 
 // login exchanges email and password for tokens. It is never repeated.
 func (a *authClient) login(ctx context.Context, email, password string) (g grant, err error) {
-	_, err = a.once(ctx, authCall{
+	err = a.once(ctx, authCall{
 		op: opLogin, method: http.MethodPost, path: a.loginPath,
 		body: map[string]string{"email": email, "password": password}, hide: newSecret(password),
 		read: func(r *authAnswer) (err error) { g, err = r.servable(); return err },
@@ -148,7 +148,7 @@ func (a *authClient) refresh(ctx context.Context, token secret, patience time.Du
 	}
 	sent, fate := new(atomic.Bool), unanswered
 	defer func() { leave(fate) }()
-	_, err = a.once(ctx, authCall{
+	err = a.once(ctx, authCall{
 		op: opRefresh, method: http.MethodPost, path: a.refreshPath,
 		body: map[string]string{"refreshToken": token.reveal()}, hide: token, sent: sent,
 		read: func(r *authAnswer) (err error) { g, err = r.grant(); return err },
@@ -197,40 +197,32 @@ func (c authCall) redactor(serviceKey secret) redactor {
 var errTimeout = errors.New("time limit reached")
 
 // once makes a call that must not be repeated.
-func (a *authClient) once(ctx context.Context, c authCall) (*authAnswer, error) {
+func (a *authClient) once(ctx context.Context, c authCall) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, authTimeout, errTimeout)
 	defer cancel()
 	return a.attempt(ctx, c)
 }
 
 // repeat makes an idempotent call, and makes it again after a failure that may
-// pass, within authTimeout in all.
-func (a *authClient) repeat(ctx context.Context, c authCall) (*authAnswer, error) {
+// pass, within authTimeout in all: after a delay that doubles, jittered by half,
+// or after the time that the server asks for.
+func (a *authClient) repeat(ctx context.Context, c authCall) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, authTimeout, errTimeout)
 	defer cancel()
-	var last error
-	delays := retry.WithMaxRetries(authRepeats, retry.WithJitterPercent(50, retry.NewExponential(authRepeatDelay)))
-	answer, err := retry.DoValue(ctx, retry.BackoffFunc(func() (time.Duration, bool) {
-		delay, stop := delays.Next()
-		if e, ok := errors.AsType[*AuthError](last); ok && e.RetryAfter > delay {
-			delay = e.RetryAfter
+	deadline, _ := ctx.Deadline()
+	for delay, left := authRepeatDelay, authRepeats; ; delay, left = 2*delay, left-1 {
+		err := a.attempt(ctx, c)
+		if err == nil || left == 0 || !mayPass(err) {
+			return err
 		}
-		deadline, _ := ctx.Deadline()
-		return delay, stop || delay >= time.Until(deadline)
-	}), func(ctx context.Context) (*authAnswer, error) {
-		answer, err := a.attempt(ctx, c)
-		if err != nil {
-			last = err
-			if mayPass(err) {
-				return nil, retry.RetryableError(err)
-			}
+		wait := delay/2 + rand.N(delay)
+		if e, ok := errors.AsType[*AuthError](err); ok {
+			wait = max(wait, e.RetryAfter)
 		}
-		return answer, err
-	})
-	if err != nil && last != nil {
-		err = last // rather than the context's, which says less
+		if wait >= time.Until(deadline) || !pause(ctx, wait) {
+			return err // rather than the context's, which says less
+		}
 	}
-	return answer, err
 }
 
 // mayPass reports whether an idempotent call is worth repeating.
@@ -306,24 +298,24 @@ func (a *authClient) hasTurns() bool {
 
 // attempt makes a call once, through the breaker, and turns everything but the
 // expected answer into an error.
-func (a *authClient) attempt(ctx context.Context, c authCall) (*authAnswer, error) {
+func (a *authClient) attempt(ctx context.Context, c authCall) error {
 	end, err := a.turn(ctx, c) // first, so that those who waited heed the breaker
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer end()
 	if kind := a.pauses.of(c.op); kind != nil {
 		if left := kind.left(time.Now()); left > 0 {
-			return nil, pausedError(c.op, left)
+			return pausedError(c.op, left)
 		}
 	}
 	breaker := a.breaker
 	if c.ofLogin() {
 		if breaker = a.loginBreaker; a.breaker.State() == gobreaker.StateOpen {
-			return nil, notAskedError(c.op, notAskedText, gobreaker.ErrOpenState)
+			return notAskedError(c.op, notAskedText, gobreaker.ErrOpenState)
 		}
 	}
-	answer, err := breaker.Execute(func() (*authAnswer, error) {
+	_, err = breaker.Execute(func() (struct{}, error) {
 		started := time.Now()
 		answer, err := a.exchange(ctx, c)
 		if err == nil {
@@ -333,12 +325,12 @@ func (a *authClient) attempt(ctx context.Context, c authCall) (*authAnswer, erro
 			}
 		}
 		a.book(ctx, c, err, time.Since(started))
-		return answer, err
+		return struct{}{}, err
 	})
 	if wasNotAsked(err) && !isAuthError(err) {
 		err = notAskedError(c.op, notAskedText, err)
 	}
-	return answer, err
+	return err
 }
 
 const notAskedText = "not asked after failures in a row"

@@ -58,7 +58,7 @@ func (a *authClient) probe(ctx context.Context, link bool) {
 // one: a call that failed a moment ago counts for more.
 func (a *authClient) probeKeys(ctx context.Context) error {
 	started := time.Now()
-	_, err := a.repeat(ctx, authCall{
+	err := a.repeat(ctx, authCall{
 		op: opKeys, method: http.MethodGet, path: "/api/v1/auth/jwks",
 		read: func(r *authAnswer) error {
 			fields, err := r.object()

@@ -11,12 +11,12 @@ import (
 )
 
 // breaker stops calls after outages in a row, until one of them works.
-type breaker = gobreaker.CircuitBreaker[*authAnswer]
+type breaker = gobreaker.CircuitBreaker[struct{}]
 
 // newBreaker returns a breaker that opens on what failed says is an outage, and
 // counts for a success what is none, unless excluded says that it tells nothing.
 func newBreaker(name string, changes *breakerLog, failed, excluded func(error) bool) *breaker {
-	return gobreaker.NewCircuitBreaker[*authAnswer](gobreaker.Settings{
+	return gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:          name,
 		Timeout:       breakerOpen,
 		ReadyToTrip:   func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= breakerTrips },

@@ -187,7 +187,7 @@ func (s *Service) edit(ctx context.Context, userID string, change func(next *log
 		if !errors.Is(err, ErrConflict) {
 			return err
 		}
-		if !pauseUpTo(brief, conflictJitter) {
+		if !pauseForOthers(brief) {
 			return ctx.Err()
 		}
 	}

@@ -226,7 +226,7 @@ func TestClockThatIsSetBackDoesNotReorderLoginsAndLogouts(t *testing.T) {
 	const alice, email, password = "@alice:matrix.example", "alice@example.com", "correct horse"
 	synctest.Test(t, func(t *testing.T) {
 		store := &severed{MemoryStore: NewMemoryStore()}
-		defer store.MemoryStore.Close()
+		defer store.Close()
 		auth := sessiontest.New()
 		defer auth.Close()
 		auth.AddUser(email, password)

@@ -2,6 +2,7 @@ package session
 
 import (
 	"encoding/base64"
+	"errors"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -103,7 +104,7 @@ func FuzzAuthAnswer(f *testing.F) {
 				}
 				continue
 			}
-			e, ok := err.(*AuthError)
+			e, ok := errors.AsType[*AuthError](err)
 			if !ok || e.kind == nil {
 				t.Fatalf("no kind: %v", err)
 			}

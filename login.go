@@ -124,7 +124,7 @@ func (s *Service) install(ctx context.Context, e *event, begun time.Time, next *
 			s.forget(e.userID)
 			return installed, nil
 		case errors.Is(err, ErrConflict):
-			if pauseUpTo(writing, conflictJitter) {
+			if pauseForOthers(writing) {
 				continue
 			}
 			return nil, s.overtakenBy(overtakenOr(context.Cause(writing), storeError("write", err)))

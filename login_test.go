@@ -270,20 +270,20 @@ func TestSessionIsACopyThatDoesNotPrintItsToken(t *testing.T) {
 
 func TestPasswordAndKeysGoOnlyToTheAuthServer(t *testing.T) {
 	elsewhere := sessiontest.NewAuthServer(t)
-	real := sessiontest.NewAuthServer(t)
-	real.AddUser(world.Email, world.Password)
+	auth := sessiontest.NewAuthServer(t)
+	auth.AddUser(world.Email, world.Password)
 	for _, status := range []int{301, 302, 303, 307, 308} {
-		svc, err := session.New(session.WithAuthURL(real.URL+"/"), session.WithServiceKey("key"))
+		svc, err := session.New(session.WithAuthURL(auth.URL+"/"), session.WithServiceKey("key"))
 		require.NoError(t, err)
 		for user, where := range map[string]string{world.Alice: elsewhere.URL + "/x", world.Bob: "/elsewhere"} {
-			real.ClearFaults()
-			real.ResetCalls()
-			real.Inject(sessiontest.Any, -1, sessiontest.Redirect(status, where))
+			auth.ClearFaults()
+			auth.ResetCalls()
+			auth.Inject(sessiontest.Any, -1, sessiontest.Redirect(status, where))
 			_, err = svc.Login(t.Context(), world.Alice, world.Email, world.Password)
 			require.ErrorIs(t, err, session.ErrAuthUnavailable)
 			_, err = svc.Token(t.Context(), user)
 			require.ErrorIs(t, err, session.ErrAuthUnavailable)
-			require.Equal(t, 2, real.Calls(sessiontest.Any), "on the same host no more than elsewhere")
+			require.Equal(t, 2, auth.Calls(sessiontest.Any), "on the same host no more than elsewhere")
 		}
 		require.NoError(t, svc.Close())
 	}

@@ -101,7 +101,7 @@ func (s *Service) remove(ctx context.Context, e *event) (err error) {
 			s.forget(e.userID)
 			s.count.logouts.Add(1)
 			return nil
-		case errors.Is(err, ErrConflict) && pauseUpTo(writing, conflictJitter):
+		case errors.Is(err, ErrConflict) && pauseForOthers(writing):
 			continue
 		case writing.Err() != nil && !errors.Is(err, errOvertaken):
 			return storeError("delete", context.Cause(writing))

@@ -86,7 +86,7 @@ func WithAuthURL(rawURL string) Option {
 // password stands.
 func checkURL(option, rawURL string) (string, error) {
 	u, err := url.Parse(rawURL)
-	reason := ""
+	var reason string
 	switch {
 	case err != nil, strings.ContainsFunc(rawURL, unprintable):
 		reason = "not a URL"
@@ -129,9 +129,9 @@ func checkKey(option, key string) (secret, error) {
 	return newSecret(key), nil
 }
 
-// WithSSOLink(false) switches the SSO-Link off although there is a service key.
-// WithSSOLink(true) undoes that, and otherwise only has [New] fail when there is
-// no key: a key switches the link on by itself.
+// WithSSOLink with false switches the SSO-Link off although there is a service
+// key. With true it has [New] fail when there is no key; it is the key that
+// switches the link on.
 func WithSSOLink(on bool) Option {
 	return func(c *config) error {
 		c.linkOff, c.linkAsked = !on, on
@@ -272,8 +272,8 @@ func WithLogger(logger *slog.Logger) Option {
 }
 
 // WithNearCache sets how many users' sessions this process keeps at hand;
-// default 100,000, in 2 KiB each on average: large records count for several. 0 switches the near cache off, so that
-// every Token reads the store. It serves stores that implement [Watcher].
+// default 100,000, in 2 KiB each on average: large records count for several. 0
+// switches the near cache off, so that every Token reads the store. It serves stores that implement [Watcher].
 func WithNearCache(maxEntries int) Option {
 	return func(c *config) error {
 		if maxEntries < 0 {

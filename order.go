@@ -156,14 +156,12 @@ func (e *event) overtakenLocked() bool {
 }
 
 // while runs do unless e is overtaken, and while no claim can be made.
-func (e *event) while(do func()) bool {
+func (e *event) while(do func()) {
 	e.user.mu.Lock()
 	defer e.user.mu.Unlock()
-	if e.overtakenLocked() {
-		return false
+	if !e.overtakenLocked() {
+		do()
 	}
-	do()
-	return true
 }
 
 // write waits for e's turn to write to the store. Writes of one user go one

@@ -319,7 +319,7 @@ func (o *outbox) writeLogout(ctx context.Context, p *pending) (bool, error) {
 		if !errors.Is(err, ErrConflict) {
 			return err == nil, err
 		}
-		if !pauseUpTo(ctx, conflictJitter) {
+		if !pauseForOthers(ctx) {
 			return false, storeError("write back", context.Cause(ctx))
 		}
 	}
@@ -364,7 +364,7 @@ func (o *outbox) writeLogin(ctx context.Context, p *pending) (bool, error) {
 			}
 			return err == nil, err
 		}
-		if !pauseUpTo(ctx, conflictJitter) {
+		if !pauseForOthers(ctx) {
 			return false, storeError("write back", context.Cause(ctx))
 		}
 	}

@@ -250,7 +250,7 @@ func (r *records) decode(ctx context.Context, rec Record, t ticket, readAt time.
 	}
 	if err != nil || !l.live(readAt) {
 		r.near.drop(rec.UserID, t)
-		return snap, nil
+		return snap, nil //nolint:nilerr // what is no session is none
 	}
 	snap.login = l
 	if r.pending(rec.UserID) == nil { // which is newer

@@ -200,7 +200,7 @@ func (e *foreignError) As(target any) (as bool) {
 	if !errors.As(*e.cause, found.Interface()) {
 		return false
 	}
-	err, ok := found.Elem().Interface().(error)
+	err, ok := reflect.TypeAssert[error](found.Elem())
 	if !ok || !e.redactor.harmless(err) {
 		return false
 	}
@@ -210,14 +210,14 @@ func (e *foreignError) As(target any) (as bool) {
 
 // harmless reports whether err and all that it wraps may be shown as they are.
 func (r redactor) harmless(err error) bool {
-	if _, ok := err.(*AuthError); ok {
+	if _, ok := err.(*AuthError); ok { //nolint:errorlint // one link of the chain at a time
 		return false
 	}
 	text := errorText(err)
 	if r.clean(text) != text || r.quotedIn(fmt.Sprintf("%+v %#v", err, err)) {
 		return false
 	}
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // likewise
 	case interface{ Unwrap() error }:
 		wrapped := e.Unwrap()
 		return wrapped == nil || r.harmless(wrapped)

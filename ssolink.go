@@ -28,7 +28,7 @@ var asEncodeURIComponent = strings.NewReplacer(
 // errNotLinked is a no that still has to be confirmed by linked before a
 // session ends on its account: a server that cannot sign says the same.
 func (a *authClient) fetchLink(ctx context.Context, userID string) (g grant, err error) {
-	_, err = a.repeat(ctx, authCall{
+	err = a.repeat(ctx, authCall{
 		op: opLinkFetch, method: http.MethodGet, key: true, fresh: true,
 		path: linkPath(a.linkPrefix+"/matrix-session/", userID),
 		read: func(r *authAnswer) (err error) { g, err = r.servable(); return err },
@@ -44,7 +44,7 @@ func (a *authClient) fetchLink(ctx context.Context, userID string) (g grant, err
 
 // linked asks whether the Matrix user has a link.
 func (a *authClient) linked(ctx context.Context, userID string) (linked bool, err error) {
-	_, err = a.repeat(ctx, authCall{
+	err = a.repeat(ctx, authCall{
 		op: opLinkCheck, method: http.MethodGet, key: true, fresh: true,
 		path: linkPath(a.linkPrefix+"/matrix-user-links/check/", userID),
 		read: func(r *authAnswer) error {
@@ -62,7 +62,7 @@ func (a *authClient) linked(ctx context.Context, userID string) (linked bool, er
 // createLink links the Matrix user to the account that bearer belongs to. The
 // recorded deployment refuses every such call; corrected ones answer 201.
 func (a *authClient) createLink(ctx context.Context, userID, email, bearer string) error {
-	_, err := a.once(ctx, authCall{
+	err := a.once(ctx, authCall{
 		op: opLinkCreate, method: http.MethodPost, path: a.linkPrefix + "/matrix-user-links",
 		bearer: bearer, body: map[string]string{"matrixUserId": userID, "email": email},
 		read: (*authAnswer).success,
@@ -84,7 +84,7 @@ func (a *authClient) removeLink(ctx context.Context, userID, bearer string) erro
 	} else {
 		call.key = true
 	}
-	_, err := a.once(ctx, call)
+	err := a.once(ctx, call)
 	if errors.Is(err, errNotLinked) {
 		return nil
 	}

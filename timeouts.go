@@ -96,7 +96,6 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// pauseUpTo is pause for a random time, for who has met another writer.
-func pauseUpTo(ctx context.Context, d time.Duration) bool {
-	return pause(ctx, time.Duration(rand.Int64N(int64(d))))
-}
+// pauseForOthers is a short pause for a random time, after a write that met
+// another.
+func pauseForOthers(ctx context.Context) bool { return pause(ctx, rand.N(conflictJitter)) }

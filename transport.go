@@ -80,12 +80,12 @@ func (t *userTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Body.Close()
 		return nil, err
 	case err != nil, renewed == token, !replayable(req):
-		return resp, nil // the backend's answer says more than our error
+		return resp, nil //nolint:nilerr // the backend's answer says more than our error
 	}
 	again := req.WithContext(req.Context())
 	if req.GetBody != nil {
 		if again.Body, err = req.GetBody(); err != nil {
-			return resp, nil
+			return resp, nil //nolint:nilerr // likewise
 		}
 	}
 	// Not read to its end, which would spare a connection but may never come.

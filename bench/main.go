@@ -78,7 +78,7 @@ func peers(args []string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	binary := filepath.Join(dir, "bench.test")
 	if out, err := exec.Command("go", "test", "-c", "-o", binary, ".").CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
@@ -156,7 +156,7 @@ func quantile[T cmp.Ordered](values []T, q float64) T {
 
 func printTable(figures []*figure) {
 	w := bufio.NewWriter(os.Stdout)
-	defer w.Flush()
+	defer func() { _ = w.Flush() }()
 	for _, g := range groups {
 		fmt.Fprintf(w, "\n| %s | sequential | ratio | parallel | ratio | allocs |\n|---|---:|---:|---:|---:|---:|\n", g.name)
 		for _, f := range figures {

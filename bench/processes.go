@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -111,8 +112,8 @@ func withBench(name string, run func(*bench) error) (err error) {
 		}
 	}()
 	defer func() {
-		for i := len(b.cleanups) - 1; i >= 0; i-- {
-			b.cleanups[i]()
+		for _, cleanup := range slices.Backward(b.cleanups) {
+			cleanup()
 		}
 	}()
 	b.redis = redistest.Start(b)

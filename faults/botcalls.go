@@ -39,11 +39,11 @@ func (b *bot) call(random *rand.Rand) {
 	user := random.IntN(len(b.users))
 	switch p := random.IntN(100); {
 	case p < 94:
-		b.token(ctx, "token", user, func() (string, error) { return b.svc.Token(ctx, b.users[user].ID) })
+		_, _ = b.token("token", user, func() (string, error) { return b.svc.Token(ctx, b.users[user].ID) })
 	case p < 96:
-		token, err := b.token(ctx, "token", user, func() (string, error) { return b.svc.Token(ctx, b.users[user].ID) })
+		token, err := b.token("token", user, func() (string, error) { return b.svc.Token(ctx, b.users[user].ID) })
 		if err == nil {
-			b.token(ctx, "refresh", user, func() (string, error) { return b.svc.Refresh(ctx, b.users[user].ID, token) })
+			_, _ = b.token("refresh", user, func() (string, error) { return b.svc.Refresh(ctx, b.users[user].ID, token) })
 		}
 	case p < 98:
 		var value int
@@ -60,7 +60,7 @@ func (b *bot) call(random *rand.Rand) {
 }
 
 // token makes a call that returns a token, and looks at what comes of it.
-func (b *bot) token(ctx context.Context, op string, user int, call func() (string, error)) (string, error) {
+func (b *bot) token(op string, user int, call func() (string, error)) (string, error) {
 	start := now()
 	token, err := call()
 	end := now()

@@ -56,7 +56,7 @@ func (d *damage) begin(windows *[]window, bot int, what string) func() {
 // away reports whether Redis was out of the bot's reach at some time in
 // [from, to], or so shortly before that the bot may still have been finding its
 // way back.
-func (d *damage) away(bot int, from, to int64, wayBack time.Duration) bool {
+func (d *damage) away(bot int, from, to int64) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return overlap(d.store, bot, from-int64(wayBack), to)
@@ -64,7 +64,7 @@ func (d *damage) away(bot int, from, to int64, wayBack time.Duration) bool {
 
 // unwritable reports whether the bot could not write to Redis at some time in
 // [from, to], or shortly before.
-func (d *damage) unwritable(bot int, from, to int64, wayBack time.Duration) bool {
+func (d *damage) unwritable(bot int, from, to int64) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return overlap(d.store, bot, from-int64(wayBack), to) || overlap(d.full, bot, from-int64(wayBack), to)
@@ -87,7 +87,7 @@ func (d *damage) authOutages() int {
 
 // backBy is when a bot whose Redis was away or full in [from, to] had it back for
 // good; false if it was neither.
-func (d *damage) backBy(bot int, from, to int64, wayBack time.Duration) (int64, bool) {
+func (d *damage) backBy(bot int, from, to int64) (int64, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	found := false

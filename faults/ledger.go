@@ -120,7 +120,7 @@ func (l *ledger) killed(bot, life int) {
 // closed notes that a bot was closed, from a time on. If it could not write to
 // Redis meanwhile it is as good as killed; otherwise nothing may be lost.
 func (l *ledger) closed(bot, life int, from int64) {
-	if l.damage.unwritable(bot, from, now(), wayBack) {
+	if l.damage.unwritable(bot, from, now()) {
 		l.killed(bot, life)
 	}
 }
@@ -194,7 +194,7 @@ func (l *ledger) judgeRefusal(h heard) verdict {
 	}
 	login := deeds[by]
 	// What a bot did while it did not reach Redis others learn when it does.
-	if back, away := l.damage.backBy(login.bot, login.start, login.end, wayBack); away {
+	if back, away := l.damage.backBy(login.bot, login.start, login.end); away {
 		killed := l.killedAt(fmt.Sprintf("%d.%d", login.bot, login.life))
 		if killed != 0 && killed <= back {
 			return verdict{excused: queuedKilled}
@@ -207,7 +207,7 @@ func (l *ledger) judgeRefusal(h heard) verdict {
 		}
 	}
 	// A bot that does not reach Redis goes by its own logout.
-	if l.damage.unwritable(h.bot, h.Start, h.End, wayBack) && slices.ContainsFunc(deeds[:by], func(d deed) bool {
+	if l.damage.unwritable(h.bot, h.Start, h.End) && slices.ContainsFunc(deeds[:by], func(d deed) bool {
 		return d.do == doLogout && d.outcome == unclear && d.bot == h.bot && d.life == h.life
 	}) {
 		return verdict{excused: ownQueued}
@@ -311,7 +311,7 @@ func (l *ledger) judgeAccount(h heard) verdict {
 // notStored says why others may not know yet of what a bot did, or never will,
 // or "".
 func (l *ledger) notStored(d deed, h heard) string {
-	back, away := l.damage.backBy(d.bot, d.start, d.end, wayBack)
+	back, away := l.damage.backBy(d.bot, d.start, d.end)
 	killed := l.killedAt(fmt.Sprintf("%d.%d", d.bot, d.life))
 	switch {
 	case away && killed != 0 && killed <= back:
@@ -334,7 +334,7 @@ func (l *ledger) wantedData(user int, key string) (values []int, ok bool) {
 	for _, d := range l.of(user) {
 		another := d.do == doLogin && len(emails) > 0 && (len(emails) > 1 || !emails[d.email])
 		if d.outcome == done && d.do != doSet {
-			back, away := l.damage.backBy(d.bot, d.start, d.end, wayBack)
+			back, away := l.damage.backBy(d.bot, d.start, d.end)
 			if away && (ending > 0 || another) { // it waits for the store, alone or together with the logout
 				ending = back + int64(leaseTime)
 			} else {
@@ -377,7 +377,7 @@ func (l *ledger) lostExcusably(user int) bool {
 		if d.do != doLogin || d.outcome != done {
 			continue
 		}
-		back, away := l.damage.backBy(d.bot, d.start, d.end, wayBack)
+		back, away := l.damage.backBy(d.bot, d.start, d.end)
 		if killed := l.killedAt(fmt.Sprintf("%d.%d", d.bot, d.life)); away && killed != 0 && killed <= back {
 			return true
 		}

@@ -38,7 +38,7 @@ func at(t int64, bot int) heard {
 	return heard{message{Start: t * second, End: t*second + second/10, Sub: "A"}, bot, 1}
 }
 
-func as(email string) func(*deed) { return func(d *deed) { d.email = email } }
+func asB(d *deed) { d.email = "b@h" }
 
 func writing(value int) func(*deed) { return func(d *deed) { d.key, d.value = "list", value } }
 
@@ -199,7 +199,7 @@ func TestAQueuedLogoutHasToTakeEffect(t *testing.T) {
 
 func TestTheLastAcknowledgedLoginDecidesTheAccount(t *testing.T) {
 	wrong, fine := verdict{violation: true}, verdict{}
-	b := as("b@h")
+	b := asB
 	refused := func(s story) { s.books.chains["sid"] = &chain{last: &issue{}, refused: 90 * second} }
 	for _, c := range []struct {
 		name   string
@@ -321,23 +321,23 @@ func TestDataThatHaveToBeThere(t *testing.T) {
 		{"login as another given up", nil, func(s story) {
 			s.did(doLogin, 0, done)
 			s.did(doSet, 1, done, writing(7))
-			s.did(doLogin, 2, unclear, as("b@h"))
+			s.did(doLogin, 2, unclear, asB)
 		}},
 		{"written after a login as another was given up", []int{8}, func(s story) {
 			s.did(doLogin, 0, done)
-			s.did(doLogin, 1, unclear, as("b@h"))
+			s.did(doLogin, 1, unclear, asB)
 			s.did(doSet, 2, done, writing(8))
 		}},
 		{"logged in again after a login as another was given up", nil, func(s story) {
 			s.did(doLogin, 0, done)
-			s.did(doLogin, 1, unclear, as("b@h"))
+			s.did(doLogin, 1, unclear, asB)
 			s.did(doSet, 2, done, writing(8))
-			s.did(doLogin, 3, done, as("b@h"))
+			s.did(doLogin, 3, done, asB)
 		}},
 		{"logged in as another", nil, func(s story) {
 			s.did(doLogin, 0, done)
 			s.did(doSet, 1, done, writing(7))
-			s.did(doLogin, 2, done, as("b@h"))
+			s.did(doLogin, 2, done, asB)
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

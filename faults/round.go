@@ -195,7 +195,7 @@ func (c *client) read(e event, call int64) {
 	case c.station.store.failedAt(r.user.ID) > c.settled:
 		// The Service may go by what waits in it for the store.
 		why = "told by a Service that could not read or write the user's record, and may hold to its own"
-	case r.fleet.kind.near > 0 && r.fleet.store.damage.away(c.bot, call, now(), wayBack):
+	case r.fleet.kind.near > 0 && r.fleet.store.damage.away(c.bot, call, now()):
 		why = "told by a Service with a near cache that did not reach Redis"
 	}
 	if why != "" {

@@ -74,7 +74,7 @@ func (f *fleet) restart(stop <-chan struct{}, random *rand.Rand) {
 		if err := old.Close(); err != nil {
 			f.store.damage.count("Service closed in the middle, with an error")
 		}
-		if f.store.damage.unwritable(bot, began, now(), wayBack) {
+		if f.store.damage.unwritable(bot, began, now()) {
 			f.mu.Lock()
 			f.closed[fmt.Sprintf("%d.%d", s.number, life)] = now()
 			f.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -143,12 +144,12 @@ func (r *run) judge(rep *report) {
 			}
 			if v.violation {
 				rep.found(&rep.SessionsLost, "lost: %s %s", r.tell(h), v.excused)
-			} else if s, _ := r.ledger.standingAt(r.ledger.of(h.User), h.Start-int64(staleness), h.End); s == out && !r.damage.away(h.bot, h.Start, h.End, wayBack) {
+			} else if s, _ := r.ledger.standingAt(r.ledger.of(h.User), h.Start-int64(staleness), h.End); s == out && !r.damage.away(h.bot, h.Start, h.End) {
 				rep.RefusalsChecked++
 			}
 		case sawGhost:
 			switch {
-			case r.damage.away(h.bot, h.Start, h.End, wayBack):
+			case r.damage.away(h.bot, h.Start, h.End):
 				rep.Excluded["token of a login that is over, from a process that did not reach Redis"]++
 			case r.damage.wasStopped(h.bot, h.Start-int64(staleness), h.End):
 				rep.Excluded["token of a login that is over, from a process that stood still"]++
@@ -174,7 +175,7 @@ func (r *run) judge(rep *report) {
 				if v.excused != "" {
 					rep.Excluded["token of another account: "+v.excused]++
 				}
-			case r.damage.away(h.bot, h.Start, h.End, wayBack), r.damage.silence(h.bot, h.Start, h.End):
+			case r.damage.away(h.bot, h.Start, h.End), r.damage.silence(h.bot, h.Start, h.End):
 				rep.Excluded["token of another account, from a process that did not reach Redis"]++
 			case r.damage.wasStopped(h.bot, h.Start-int64(staleness), h.End):
 				rep.Excluded["token of another account, from a process that stood still"]++
@@ -194,7 +195,7 @@ const closeLimit = 30 * time.Second
 
 // judgeClose goes by how Close went in the middle of everything.
 func (r *run) judgeClose(rep *report, h heard) {
-	broken := r.damage.unwritable(h.bot, h.Start, h.End, wayBack) || r.damage.authDown(h.Start, h.End)
+	broken := r.damage.unwritable(h.bot, h.Start, h.End) || r.damage.authDown(h.Start, h.End)
 	switch {
 	case h.Err != "" && broken:
 		rep.Excluded["Close with an error while Redis or the auth server was out of reach"]++
@@ -233,18 +234,19 @@ const lookSlack = 50 * time.Millisecond
 func (r *run) tell(h heard) string {
 	began := h.Start
 	at := func(t int64) string { return time.Duration(t - began).Round(time.Millisecond / 10).String() }
-	text := fmt.Sprintf("user %d (linked: %t), bot %d.%d, took %s, away: %t, stopped: %t, %s %s; before:", h.User, r.users[h.User].Linked,
-		h.bot, h.life, at(h.End), r.damage.away(h.bot, h.Start, h.End, wayBack), r.damage.wasStopped(h.bot, h.Start, h.End), h.SID, h.Detail)
+	var text strings.Builder
+	fmt.Fprintf(&text, "user %d (linked: %t), bot %d.%d, took %s, away: %t, stopped: %t, %s %s; before:", h.User, r.users[h.User].Linked,
+		h.bot, h.life, at(h.End), r.damage.away(h.bot, h.Start, h.End), r.damage.wasStopped(h.bot, h.Start, h.End), h.SID, h.Detail)
 	deeds := r.ledger.of(h.User)
 	for _, d := range deeds[max(0, len(deeds)-8):] {
-		text += fmt.Sprintf(" [%s by %d.%d from %s to %s %s %s%s]", d.do, d.bot, d.life, at(d.start), at(d.end), d.err, d.sid, d.email)
+		fmt.Fprintf(&text, " [%s by %d.%d from %s to %s %s %s%s]", d.do, d.bot, d.life, at(d.start), at(d.end), d.err, d.sid, d.email)
 	}
 	for _, d := range deeds {
 		if d.sid != "" && (d.sid == h.SID || h.SID == "") {
-			text += fmt.Sprintf(" %s: %s;", d.sid, r.desk.books.describe(d.sid, began))
+			fmt.Fprintf(&text, " %s: %s;", d.sid, r.desk.books.describe(d.sid, began))
 		}
 	}
-	return text + " broken:" + r.damage.before(h.bot, began, 15*time.Second)
+	return text.String() + " broken:" + r.damage.before(h.bot, began, 15*time.Second)
 }
 
 func (r *run) judgeAtTheEnd(rep *report, h heard) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 )
 
@@ -27,8 +28,8 @@ func inWorld(f func(testing.TB) error) (err error) {
 		}
 	}()
 	defer func() {
-		for i := len(w.cleanups) - 1; i >= 0; i-- {
-			w.cleanups[i]()
+		for _, cleanup := range slices.Backward(w.cleanups) {
+			cleanup()
 		}
 	}()
 	return f(w)

@@ -87,10 +87,10 @@ func (l *link) forward(dst, src *net.TCPConn, reply bool) {
 			err = l.pass()
 		}
 		switch {
-		case err != nil, readErr != nil && readErr != io.EOF:
+		case err != nil, readErr != nil && !errors.Is(readErr, io.EOF):
 			l.reset()
 			return
-		case readErr == io.EOF:
+		case readErr != nil:
 			_ = dst.CloseWrite()
 			return
 		}

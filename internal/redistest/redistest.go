@@ -22,6 +22,7 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -67,14 +68,14 @@ func (c *config) add(format string, args ...any) {
 // sets itself.
 func WithConfig(directive string, values ...string) Option {
 	return func(c *config) {
-		line := directive
+		words := []string{directive}
 		for _, value := range values {
 			if value == "" {
 				value = `""`
 			}
-			line += " " + value
+			words = append(words, value)
 		}
-		c.add("%s", line)
+		c.add("%s", strings.Join(words, " "))
 	}
 }
 

@@ -220,7 +220,7 @@ func (s *Server) Await(command string, ok func(reply string, err error) bool) {
 	err := poll(startTimeout, nil, func() error {
 		reply, err := s.Do(strings.Fields(command)...)
 		if !ok(reply, err) {
-			return fmt.Errorf("%s on %s: %q, %v", command, s.Addr, reply, err)
+			return fmt.Errorf("%s on %s: %q, %v", command, s.Addr, reply, err) //nolint:errorlint // may be nil
 		}
 		return nil
 	})

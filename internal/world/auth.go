@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 
 	"github.com/mana/session/sessiontest"
@@ -52,12 +53,7 @@ func WithClaims(token string, claims map[string]any) string {
 // Refuse finds the given tokens bad, or all if there are none.
 func Refuse(tokens ...string) func(context.Context, string) error {
 	return func(_ context.Context, token string) error {
-		for _, bad := range tokens {
-			if token == bad {
-				return errors.New("wrong signature")
-			}
-		}
-		if len(tokens) == 0 {
+		if len(tokens) == 0 || slices.Contains(tokens, token) {
 			return errors.New("wrong signature")
 		}
 		return nil

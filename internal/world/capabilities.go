@@ -52,7 +52,7 @@ func OnEveryCapability(t *testing.T, flow func(t *testing.T, w *World, h *storet
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := storetest.NewFaultStore()
-				defer h.MemoryStore.Close()
+				defer h.Close()
 				flow(t, New(t, Capabilities(h)[name]), h)
 			})
 		})

@@ -41,7 +41,7 @@ func shows(err error) string {
 		}
 		text.Error("failed", "error", err)
 		json.Error("failed", "error", err)
-		switch e := err.(type) {
+		switch e := err.(type) { //nolint:errorlint // one link of the chain at a time
 		case interface{ Unwrap() error }:
 			walk(e.Unwrap())
 		case interface{ Unwrap() []error }:

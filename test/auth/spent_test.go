@@ -85,7 +85,7 @@ func TestSuccessorIsStoredThoughTheVerifierCannotTell(t *testing.T) {
 func TestCloseWaitsForARefreshTokenThatIsSpent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := storetest.NewFaultStore()
-		defer h.MemoryStore.Close()
+		defer h.Close()
 		w := world.New(t, h)
 		w.LoginDead()
 		svc := w.Service()
@@ -182,7 +182,7 @@ func TestBackOffEndsWithALoginAndWithASuccess(t *testing.T) {
 func TestHolderThatDiedWhileAskingForTheLinkIsWaitedForBriefly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := storetest.NewFaultStore()
-		defer h.MemoryStore.Close()
+		defer h.Close()
 		w := world.New(t, h)
 		w.Auth.Link(world.Alice, world.Email)
 		dies := h.Another()

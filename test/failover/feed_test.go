@@ -87,7 +87,7 @@ func TestFeedNoticesSlotsThatMove(t *testing.T) {
 	to.MustDo("CLUSTER", "SETSLOT", slot, "IMPORTING", fromID)
 	from.MustDo("CLUSTER", "SETSLOT", slot, "MIGRATING", toID)
 	_, port, _ := strings.Cut(to.Addr, ":")
-	for _, k := range strings.Fields(from.MustDo("CLUSTER", "GETKEYSINSLOT", slot, "100")) {
+	for k := range strings.FieldsSeq(from.MustDo("CLUSTER", "GETKEYSINSLOT", slot, "100")) {
 		from.MustDo("MIGRATE", "127.0.0.1", port, k, "0", "5000")
 	}
 	for _, node := range []*redistest.Server{to, from} {

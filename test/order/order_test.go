@@ -467,7 +467,7 @@ func TestWhatWasGivenUpDoesNotCountAfterAnotherProcess(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := storetest.NewFaultStore()
-				defer h.MemoryStore.Close()
+				defer h.Close()
 				w := world.New(t, h)
 				other := (&world.World{T: t, Auth: w.Auth, Log: w.Log, Store: h.Another()}).Service()
 				flow(t, w, other, h, func(call func(context.Context) error) {

@@ -64,7 +64,7 @@ func TestKnownUserIsServedAtOnceWhenTheStoreGoesAway(t *testing.T) {
 				t.Run(name+"/"+how+"/"+when, func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						h := storetest.NewFaultStore()
-						defer h.MemoryStore.Close()
+						defer h.Close()
 						w := world.New(t, h)
 						other := (&world.World{T: t, Auth: w.Auth, Log: w.Log, Store: h.Another()}).Service()
 						become(t, w, other)
@@ -102,7 +102,7 @@ func TestLogoutMakesAUserUnknown(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := storetest.NewFaultStore()
-				defer h.MemoryStore.Close()
+				defer h.Close()
 				w := world.New(t, h)
 				other := (&world.World{T: t, Auth: w.Auth, Log: w.Log, Store: h.Another()}).Service()
 				synctest.Wait() // the feed runs
@@ -120,7 +120,7 @@ func TestLogoutMakesAUserUnknown(t *testing.T) {
 func TestLogoutInAnOutageDoesNotWaitForTheStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := storetest.NewFaultStore()
-		defer h.MemoryStore.Close()
+		defer h.Close()
 		w := world.New(t, world.WithoutWatcher(h))
 		w.Login(w.Svc)
 		world.MustToken(t, w.Svc, world.Alice)
@@ -143,7 +143,7 @@ func TestLogoutInAnOutageDoesNotWaitForTheStore(t *testing.T) {
 func TestOneProbeAtATimeFindsOutThatTheStoreIsBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := storetest.NewFaultStore()
-		defer h.MemoryStore.Close()
+		defer h.Close()
 		w := world.New(t, world.WithoutWatcher(h))
 		w.Login(w.Svc)
 		world.MustToken(t, w.Svc, world.Alice)
@@ -207,7 +207,7 @@ func TestSessionWithATokenThatDoesNotEndIsExtendedByUse(t *testing.T) {
 func TestExtendingASessionLosesNoDataOfOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := storetest.NewFaultStore()
-		defer h.MemoryStore.Close()
+		defer h.Close()
 		w := world.New(t, h, session.WithSessionTTL(10*time.Minute))
 		w.Login(w.Svc)
 		time.Sleep(6 * time.Minute)
@@ -233,7 +233,7 @@ func TestExtendingASessionLosesNoDataOfOthers(t *testing.T) {
 func TestLogoutElsewhereIsSeenWhileTheStoreRefusesWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := storetest.NewFaultStore()
-		defer h.MemoryStore.Close()
+		defer h.Close()
 		w := world.New(t, world.WithoutWatcher(h))
 		other := (&world.World{T: t, Auth: w.Auth, Log: w.Log, Store: h.Another()}).Service()
 		w.Login(w.Svc)
@@ -266,7 +266,7 @@ func TestLogoutElsewhereIsSeenThoughTheReadIsSlow(t *testing.T) {
 		t.Run(fmt.Sprint("others are answered: ", othersAnswered), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := storetest.NewFaultStore()
-				defer h.MemoryStore.Close()
+				defer h.Close()
 				w := world.New(t, world.WithoutWatcher(h))
 				other := (&world.World{T: t, Auth: w.Auth, Log: w.Log, Store: h.Another()}).Service()
 				w.Login(w.Svc)
@@ -305,7 +305,7 @@ func TestLogoutElsewhereIsSeenThoughTheReadIsSlow(t *testing.T) {
 func TestFirstSessionOfALinkOutlivesALostLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := storetest.NewFaultStore()
-		defer h.MemoryStore.Close()
+		defer h.Close()
 		w := world.New(t, h)
 		w.Auth.Link(world.Alice, world.Email)
 		w.Auth.Inject(sessiontest.LinkFetch, 1, sessiontest.Delay(5*time.Second))

@@ -18,7 +18,7 @@ import (
 func TestPendingWriteOfAUserIsWrittenByOneAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := storetest.NewFaultStore()
-		defer h.MemoryStore.Close()
+		defer h.Close()
 		w := world.New(t, h)
 		back := h.Inject(storetest.Away)
 		w.Login(w.Svc)
@@ -58,7 +58,7 @@ func (q quiet) Watch(ctx context.Context, feed session.Feed) error {
 func TestWriteOfUnknownOutcomeIsReadBeforeItIsBelieved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := storetest.NewFaultStore()
-		defer h.MemoryStore.Close()
+		defer h.Close()
 		w := world.New(t, quiet{h})
 		w.Login(w.Svc)
 		world.MustToken(t, w.Svc, world.Alice)
@@ -81,9 +81,10 @@ func TestPendingLoginThatIsRefreshedStaysALogin(t *testing.T) {
 	t.Parallel()
 	begin := func(t *testing.T) (*world.World, *storetest.FaultStore, *session.Service) {
 		h := storetest.NewFaultStore()
-		t.Cleanup(func() { h.MemoryStore.Close() })
+		t.Cleanup(func() { h.Close() })
 		w := world.New(t, h)
 		w.Auth.Link(world.Alice, world.Email)
+		w.Auth.SetTokenTTL(2 * time.Minute)
 		other := (&world.World{T: t, Auth: w.Auth, Log: w.Log, Store: h.Another()}).Service()
 		h.Inject(storetest.Away)
 		w.Login(w.Svc)
@@ -91,7 +92,7 @@ func TestPendingLoginThatIsRefreshedStaysALogin(t *testing.T) {
 	}
 	refreshed := func(t *testing.T, w *world.World) {
 		before := w.Auth.Calls(sessiontest.LinkFetch)
-		time.Sleep(15 * time.Minute)
+		time.Sleep(2 * time.Minute)
 		world.MustToken(t, w.Svc, world.Alice)
 		require.Greater(t, w.Auth.Calls(sessiontest.LinkFetch), before)
 	}

@@ -331,7 +331,7 @@ func TestSessionsThatAreEvictedAreNotServedAnyMore(t *testing.T) {
 	breaks := strings.Count(w.Log.String(), "broke off")
 
 	var used int
-	for _, line := range strings.Fields(server.MustDo("INFO", "memory")) {
+	for line := range strings.FieldsSeq(server.MustDo("INFO", "memory")) {
 		_, _ = fmt.Sscanf(line, "used_memory:%d", &used)
 	}
 	server.MustDo("CONFIG", "SET", "maxmemory", fmt.Sprint(used-users/2*50<<10))

@@ -20,7 +20,7 @@ import (
 func TestHealthOfServersThatHangIsBad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := storetest.NewFaultStore()
-		defer h.MemoryStore.Close()
+		defer h.Close()
 		w := world.New(t, h)
 		require.False(t, w.Svc.Health(t.Context()).Degraded)
 		time.Sleep(2 * time.Second)
@@ -65,7 +65,7 @@ func TestManyHealthChecksAreOneAuthCall(t *testing.T) {
 func TestStoreThatCanBeReadButNotWrittenIsNotHealthy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := storetest.NewFaultStore()
-		defer h.MemoryStore.Close()
+		defer h.Close()
 		w := world.New(t, h)
 		h.Inject(storetest.Away, append(storetest.Writes(), storetest.Acquire, storetest.Release)...)
 		require.False(t, w.Svc.Health(t.Context()).Store.OK)
@@ -78,7 +78,7 @@ func TestStoreThatCanBeReadButNotWrittenIsNotHealthy(t *testing.T) {
 func TestCallersDeadlineCountsAsNoAnswerAndGivingUpDoesNot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := storetest.NewFaultStore()
-		defer h.MemoryStore.Close()
+		defer h.Close()
 		w := world.New(t, h)
 		h.Inject(storetest.Hang, storetest.Get, storetest.Acquire)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -125,7 +125,7 @@ func TestGoexitInACallersCodeHangsNobody(t *testing.T) {
 		t.Run(string(method), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := storetest.NewFaultStore()
-				defer h.MemoryStore.Close()
+				defer h.Close()
 				w := world.New(t, h)
 				w.Auth.Link(world.Alice, world.Email)
 				h.Inject(goexit, method)
