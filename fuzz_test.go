@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/mana/session/internal/rediskeys"
 )
 
 func FuzzToken(f *testing.F) {
@@ -125,7 +127,7 @@ func FuzzUserID(f *testing.F) {
 	for _, id := range []string{"@a:h", "@a/b:h", "@a%2Fb:h", "@:", "..", "@a:[::1]:80", "@a{b}c:h", "@a b+c!*'()~:h", "@:h", "@a:]:[", "@a::80", "@a\u200db:h", "@a}b:h", "@ü:h", "@\xff:h", "@a{}b:h"} {
 		f.Add(id)
 	}
-	keys, err := newRedisKeys(defaultKeyPrefix)
+	keys, err := rediskeys.New(defaultKeyPrefix)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -136,14 +138,14 @@ func FuzzUserID(f *testing.F) {
 		if len(id) > maxUserID || !utf8.ValidString(id) || id[0] != '@' || strings.ContainsAny(id, "\x00\r\n") {
 			t.Fatalf("%q passed", id)
 		}
-		record, lease := keys.record(id), keys.lease(id)
-		if keys.userID(record) != id {
+		record, lease := keys.Record(id), keys.Lease(id)
+		if keys.UserID(record) != id {
 			t.Fatalf("%q does not come back from its key", id)
 		}
-		if strings.HasPrefix(lease, keys.prefix) {
+		if strings.HasPrefix(lease, keys.Prefix()) {
 			t.Fatalf("lease key %q looks like a session", lease)
 		}
-		if hashSlot(record) != hashSlot(lease) {
+		if rediskeys.Slot(record) != rediskeys.Slot(lease) {
 			t.Fatalf("record and lease of %q are in different slots", id)
 		}
 		if linkable(id) {
@@ -157,23 +159,6 @@ func FuzzUserID(f *testing.F) {
 			}
 		}
 	})
-}
-
-func TestHashSlotIsTheOneOfTheSpecification(t *testing.T) {
-	for key, slot := range map[string]int{"123456789": 12739, "foo{bar}baz": hashSlot("bar"), "foo{}{bar}": 8363, "{user1000}.following": hashSlot("user1000")} {
-		if got := hashSlot(key); got != slot {
-			t.Errorf("slot of %q is %d, want %d", key, got, slot)
-		}
-	}
-	keys, err := newRedisKeys("a:")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, slot := range []int{0, 1, 8191, 16383} {
-		if got := hashSlot(keys.slotTag(slot)); got != slot {
-			t.Errorf("tag for slot %d hashes to %d", slot, got)
-		}
-	}
 }
 
 func TestSecretsDoNotPrint(t *testing.T) {

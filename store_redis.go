@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/mana/session/internal/rediskeys"
 )
 
 const (
@@ -29,7 +31,7 @@ const (
 // Acquire and LoggedOutAt do.
 type RedisStore struct {
 	client  redis.UniversalClient
-	keys    redisKeys
+	keys    rediskeys.Keys
 	feed    feedConfig
 	scripts redisScripts
 
@@ -52,7 +54,7 @@ type RedisOption func(*RedisStore) error
 // in it ("{bots}:session:") keeps all records on one Cluster node.
 func WithKeyPrefix(prefix string) RedisOption {
 	return func(s *RedisStore) (err error) {
-		s.keys, err = newRedisKeys(prefix)
+		s.keys, err = rediskeys.New(prefix)
 		return err
 	}
 }
@@ -106,7 +108,7 @@ func checkClient(client redis.UniversalClient) error {
 
 // Get implements [Store]: one round trip.
 func (s *RedisStore) Get(ctx context.Context, userID string) (Record, error) {
-	value, err := s.readKey(ctx, s.keys.record(userID), maxRecord)
+	value, err := s.readKey(ctx, s.keys.Record(userID), maxRecord)
 	switch {
 	case err != nil:
 		return Record{}, err
@@ -131,12 +133,12 @@ func (s *RedisStore) swap(ctx context.Context, holder string, old, next Record) 
 	if err != nil {
 		return err
 	}
-	keys, version := append(make([]string, 0, 3), s.keys.record(next.UserID)), versionArg(old.versionOfAbsence())
+	keys, version := append(make([]string, 0, 3), s.keys.Record(next.UserID)), versionArg(old.versionOfAbsence())
 	if holder != "" {
-		keys = append(keys, s.keys.lease(next.UserID))
+		keys = append(keys, s.keys.Lease(next.UserID))
 	}
 	if version != "" {
-		keys = append(keys, s.keys.fence(next.UserID))
+		keys = append(keys, s.keys.Fence(next.UserID))
 	}
 	return s.run(ctx, s.scripts.swap, changed, next.UserID, keys, old.Value, next.Value, ttl, holder, version)
 }
@@ -157,7 +159,7 @@ func ttlOf(next Record) (any, error) {
 // run executes a script that changes a record and announces it as such; 0 is a
 // conflict.
 func (s *RedisStore) run(ctx context.Context, script *redis.Script, kind, userID string, keys []string, args ...any) error {
-	done, err := runScript(ctx, s, script, keys, append([]any{maxRecord, s.keys.channel(), kind + userID}, args...)...)
+	done, err := runScript(ctx, s, script, keys, append([]any{maxRecord, s.keys.Channel(), kind + userID}, args...)...)
 	if err == nil && done == 0 {
 		err = ErrConflict
 	}

@@ -180,7 +180,7 @@ func isRefusal(err error) bool {
 // subscribe is the feed where tracking does not work. Only the age cap is relied
 // upon; the messages spare most callers from it and wake those who wait.
 func (s *RedisStore) subscribe(ctx context.Context, feed Feed) error {
-	conn := s.client.Subscribe(ctx, s.keys.channel())
+	conn := s.client.Subscribe(ctx, s.keys.Channel())
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	for {

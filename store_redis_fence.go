@@ -102,7 +102,7 @@ func (s *RedisStore) MarkLoggedOut(ctx context.Context, old Record, at time.Time
 // end ends a session or an absence, and notes a logout unless at is zero.
 func (s *RedisStore) end(ctx context.Context, old Record, at time.Time, keep time.Duration) error {
 	userID := old.UserID
-	keys := []string{s.keys.fence(userID), s.keys.record(userID), s.keys.lease(userID)}
+	keys := []string{s.keys.Fence(userID), s.keys.Record(userID), s.keys.Lease(userID)}
 	err := s.runEnd(ctx, keys, old, at, keep)
 	if isTryAgain(err) {
 		err = s.endInSteps(ctx, old, at, keep)
@@ -127,7 +127,7 @@ func (s *RedisStore) endInSteps(ctx context.Context, old Record, at time.Time, k
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	userID := old.UserID
-	record, fence := s.keys.record(userID), []string{s.keys.fence(userID)}
+	record, fence := s.keys.Record(userID), []string{s.keys.Fence(userID)}
 	current, err := s.readKey(ctx, record, maxRecord)
 	if err != nil {
 		return err
@@ -137,7 +137,7 @@ func (s *RedisStore) endInSteps(ctx context.Context, old Record, at time.Time, k
 		return ErrConflict
 	}
 	_, err = await(ctx, s, func(ctx context.Context) (int64, error) {
-		return s.client.Del(ctx, s.keys.lease(userID)).Result()
+		return s.client.Del(ctx, s.keys.Lease(userID)).Result()
 	})
 	if err == nil {
 		err = s.runEnd(ctx, fence, Record{UserID: userID, Version: old.versionOfAbsence()}, time.Time{}, keep)
@@ -164,7 +164,7 @@ func (r Record) versionOfAbsence() uint64 {
 func (s *RedisStore) createInSteps(ctx context.Context, owner string, old, next Record) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	record := s.keys.record(next.UserID)
+	record := s.keys.Record(next.UserID)
 	switch current, err := s.readKey(ctx, record, maxRecord); {
 	case err != nil:
 		return err
@@ -174,7 +174,7 @@ func (s *RedisStore) createInSteps(ctx context.Context, owner string, old, next 
 		return ErrConflict
 	}
 	if owner != "" {
-		holder, err := s.readKey(ctx, s.keys.lease(next.UserID), maxLeaseValue)
+		holder, err := s.readKey(ctx, s.keys.Lease(next.UserID), maxLeaseValue)
 		if err != nil {
 			return err
 		}
@@ -213,7 +213,7 @@ func (s *RedisStore) createInSteps(ctx context.Context, owner string, old, next 
 
 // LoggedOutAt implements [LogoutLog].
 func (s *RedisStore) LoggedOutAt(ctx context.Context, userID string) (Record, time.Time, error) {
-	record, fence := s.keys.record(userID), s.keys.fence(userID)
+	record, fence := s.keys.Record(userID), s.keys.Fence(userID)
 	got, err := await(ctx, s, func(ctx context.Context) (recordAndFence, error) {
 		pipe := s.client.Pipeline()
 		answer := readBoth(ctx, pipe, record, fence)
@@ -251,7 +251,7 @@ func (got recordAndFence) decode(userID string) (Record, time.Time) {
 }
 
 func (s *RedisStore) readFence(ctx context.Context, userID string) (version uint64, err error) {
-	value, err := s.readKey(ctx, s.keys.fence(userID), fenceSize)
+	value, err := s.readKey(ctx, s.keys.Fence(userID), fenceSize)
 	version, _ = readFenceValue(value, time.Now())
 	return version, err
 }

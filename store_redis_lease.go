@@ -30,7 +30,7 @@ func (s *RedisStore) Acquire(ctx context.Context, userID, owner string, ttl time
 	if len(mine) > maxLeaseValue {
 		return Lease{}, Record{}, errLongOwner
 	}
-	record, fence, keys := s.keys.record(userID), s.keys.fence(userID), []string{s.keys.lease(userID)}
+	record, fence, keys := s.keys.Record(userID), s.keys.Fence(userID), []string{s.keys.Lease(userID)}
 	args := []any{mine, milliseconds(min(ttl, maxLeaseTTL)), maxLeaseTTL.Milliseconds(), maxLeaseValue}
 	type answer struct {
 		holder string
@@ -85,7 +85,7 @@ func (s *RedisStore) Release(ctx context.Context, userID, owner, note string, ke
 		note = leaseNote + note
 		note = strings.ToValidUTF8(note[:min(len(note), maxLeaseValue)], "")
 	}
-	_, err := runScript(ctx, s, s.scripts.release, []string{s.keys.lease(userID)},
+	_, err := runScript(ctx, s, s.scripts.release, []string{s.keys.Lease(userID)},
 		leaseOwner+owner, note, milliseconds(min(keep, maxLeaseTTL)))
 	return err
 }

@@ -83,7 +83,7 @@ func (s *RedisStore) page(ctx context.Context, master redis.Cmdable, cursor uint
 		next uint64
 	}
 	got, err := await(ctx, s, func(ctx context.Context) (got answer, err error) {
-		got.keys, got.next, err = master.Scan(ctx, cursor, s.keys.pattern(), scanCount).Result()
+		got.keys, got.next, err = master.Scan(ctx, cursor, s.keys.Pattern(), scanCount).Result()
 		return got, err
 	})
 	return got.keys, got.next, err
@@ -114,7 +114,7 @@ func (s *RedisStore) yieldValues(ctx context.Context, master redis.Cmdable, keys
 		case err != nil || value == "": // gone since the SCAN, moved to another node, or not a string
 		case int64(len(value)) == size && size <= maxRecord:
 			large = append(large, keys[i])
-		case !yield(Record{UserID: s.keys.userID(keys[i]), Value: value}, nil):
+		case !yield(Record{UserID: s.keys.UserID(keys[i]), Value: value}, nil):
 			return nil, false
 		}
 	}

@@ -53,8 +53,8 @@ func (s *RedisStore) track(ctx context.Context, feed Feed) ([]*tracker, error) {
 				return trackers, fmt.Errorf("slots %q: %w", t.slots, err)
 			}
 		}
-		t.key = s.keys.heartbeat(instance, slot)
-		t.client = redis.NewClient(t.options(s.keys.heartbeatPrefix(instance)))
+		t.key = s.keys.Heartbeat(instance, slot)
+		t.client = redis.NewClient(t.options(s.keys.HeartbeatPrefix(instance)))
 		t.conn = t.client.Subscribe(ctx)
 		trackers = append(trackers, t)
 		if err := t.client.RegisterPushNotificationHandler("invalidate", t, false); err != nil {
@@ -91,7 +91,7 @@ func (t *tracker) options(heartbeats string) *redis.Options {
 			return err
 		}
 		return conn.Process(ctx, redis.NewStatusCmd(ctx, "client", "tracking", "on", "bcast",
-			"prefix", t.store.keys.prefix, "prefix", t.store.keys.fencePrefix(), "prefix", heartbeats))
+			"prefix", t.store.keys.Prefix(), "prefix", t.store.keys.FencePrefix(), "prefix", heartbeats))
 	}
 	return &o
 }
@@ -136,9 +136,9 @@ func (t *tracker) HandlePushNotification(_ context.Context, _ push.NotificationH
 	}
 	for _, k := range keys {
 		key, _ := k.(string)
-		if userID, ours := strings.CutPrefix(key, t.store.keys.prefix); ours {
+		if userID, ours := strings.CutPrefix(key, t.store.keys.Prefix()); ours {
 			t.feed.Changed(userID)
-		} else if userID, ours := t.store.keys.fenceOwner(key); ours {
+		} else if userID, ours := t.store.keys.FenceOwner(key); ours {
 			reportEnded(t.feed, userID)
 		} else {
 			t.heard(key)

@@ -1,4 +1,6 @@
-package session
+// Package rediskeys names the keys of a session store on Redis, and knows their
+// Cluster slots. It talks to no server.
+package rediskeys
 
 import (
 	"errors"
@@ -8,22 +10,23 @@ import (
 	"sync"
 )
 
-// redisKeys names everything the store has on Redis.
-type redisKeys struct {
-	prefix    string // of the records
+// Keys names everything that a store has on Redis.
+type Keys struct {
+	prefix    string // of the records: see Prefix
 	auxPrefix string // of everything else; never begins with prefix
 
-	slotTags func() []uint32 // see slotTag
+	slotTags func() []uint32 // see SlotTag
 }
 
-func newRedisKeys(prefix string) (redisKeys, error) {
+// New returns the keys of a store whose records have the given prefix.
+func New(prefix string) (Keys, error) {
 	if prefix == "" {
-		return redisKeys{}, errors.New("session: WithKeyPrefix: empty prefix")
+		return Keys{}, errors.New("session: WithKeyPrefix: empty prefix")
 	}
 	if strings.ContainsAny(prefix, "{}") && hashTag(prefix) == "" {
-		return redisKeys{}, fmt.Errorf("session: WithKeyPrefix: %q has braces that are no hash tag", prefix)
+		return Keys{}, fmt.Errorf("session: WithKeyPrefix: %q has braces that are no hash tag", prefix)
 	}
-	keys := redisKeys{prefix: prefix, slotTags: sync.OnceValue(newSlotTags)}
+	keys := Keys{prefix: prefix, slotTags: sync.OnceValue(newSlotTags)}
 	last, mark := len(prefix)-1, "-"
 	if prefix[last] == '-' {
 		mark = "~"
@@ -36,12 +39,18 @@ func newRedisKeys(prefix string) (redisKeys, error) {
 	return keys, nil
 }
 
-func (k redisKeys) record(userID string) string { return k.prefix + userID }
-func (k redisKeys) userID(key string) string    { return strings.TrimPrefix(key, k.prefix) }
-func (k redisKeys) channel() string             { return k.auxPrefix + "changes" }
+// Prefix is what the records of all users begin with, and nothing else does.
+func (k Keys) Prefix() string { return k.prefix }
 
-// pattern is the glob that matches all records.
-func (k redisKeys) pattern() string {
+// Record is the key of a user's record, UserID its inverse.
+func (k Keys) Record(userID string) string { return k.prefix + userID }
+func (k Keys) UserID(key string) string    { return strings.TrimPrefix(key, k.prefix) }
+
+// Channel is the Pub/Sub channel on which changes are announced.
+func (k Keys) Channel() string { return k.auxPrefix + "changes" }
+
+// Pattern is the glob that matches all records.
+func (k Keys) Pattern() string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`).Replace(k.prefix) + "*"
 }
 
@@ -51,16 +60,16 @@ const (
 	fenceKind = "logout:"
 )
 
-// lease is the key of the lease on a record, fence that of the last logout.
-func (k redisKeys) lease(userID string) string { return k.with(leaseKind, userID) }
-func (k redisKeys) fence(userID string) string { return k.with(fenceKind, userID) }
+// Lease is the key of the lease on a record, Fence that of the last logout.
+func (k Keys) Lease(userID string) string { return k.with(leaseKind, userID) }
+func (k Keys) Fence(userID string) string { return k.with(fenceKind, userID) }
 
-// fencePrefix is what the fences of all users begin with.
-func (k redisKeys) fencePrefix() string { return k.auxPrefix + fenceKind }
+// FencePrefix is what the fences of all users begin with.
+func (k Keys) FencePrefix() string { return k.auxPrefix + fenceKind }
 
 // with is a key that goes with a record, in the record's Cluster slot.
-func (k redisKeys) with(kind, userID string) string {
-	key := k.record(userID)
+func (k Keys) with(kind, userID string) string {
+	key := k.Record(userID)
 	switch tag := hashTag(key); {
 	case hashTag(k.prefix) != "":
 		return k.auxPrefix + kind + userID // auxPrefix carries the same tag
@@ -70,13 +79,13 @@ func (k redisKeys) with(kind, userID string) string {
 		return k.auxPrefix + kind + "{" + key + "}"
 	default:
 		// A brace in the user ID keeps the key itself from being a tag.
-		return k.auxPrefix + kind + "{" + k.slotTag(hashSlot(key)) + "}" + userID
+		return k.auxPrefix + kind + "{" + k.SlotTag(Slot(key)) + "}" + userID
 	}
 }
 
-// fenceOwner is the inverse of fence: whose fence the key is, if it is one.
-func (k redisKeys) fenceOwner(key string) (userID string, ok bool) {
-	rest, ok := strings.CutPrefix(key, k.fencePrefix())
+// FenceOwner is the inverse of Fence: whose fence the key is, if it is one.
+func (k Keys) FenceOwner(key string) (userID string, ok bool) {
+	rest, ok := strings.CutPrefix(key, k.FencePrefix())
 	if !ok {
 		return "", false
 	}
@@ -87,19 +96,20 @@ func (k redisKeys) fenceOwner(key string) (userID string, ok bool) {
 			userID, _ = strings.CutPrefix(tag, k.prefix)
 		}
 	}
-	return userID, k.fence(userID) == key
+	return userID, k.Fence(userID) == key
 }
 
-// heartbeat is a key for the feed's end-to-end heartbeat, in the given Cluster
+// Heartbeat is a key for the feed's end-to-end heartbeat, in the given Cluster
 // slot, or any if that is negative.
-func (k redisKeys) heartbeat(instance string, slot int) string {
+func (k Keys) Heartbeat(instance string, slot int) string {
 	if slot < 0 {
-		return k.heartbeatPrefix(instance)
+		return k.HeartbeatPrefix(instance)
 	}
-	return k.heartbeatPrefix(instance) + "{" + k.slotTag(slot) + "}"
+	return k.HeartbeatPrefix(instance) + "{" + k.SlotTag(slot) + "}"
 }
 
-func (k redisKeys) heartbeatPrefix(instance string) string {
+// HeartbeatPrefix is what the heartbeats of one process begin with.
+func (k Keys) HeartbeatPrefix(instance string) string {
 	return strings.NewReplacer("{", "", "}", "").Replace(k.auxPrefix) + "heartbeat:" + instance + ":"
 }
 
@@ -116,8 +126,8 @@ func hashTag(key string) string {
 
 const clusterSlots = 16384
 
-// hashSlot is the CRC16 (XMODEM) that the Cluster specification prescribes.
-func hashSlot(key string) int {
+// Slot is the Cluster slot of a key: the CRC16 (XMODEM) that the Cluster specification prescribes.
+func Slot(key string) int {
 	if tag := hashTag(key); tag != "" {
 		key = tag
 	}
@@ -135,8 +145,8 @@ func hashSlot(key string) int {
 	return int(crc) % clusterSlots
 }
 
-// slotTag is a hash tag of a slot: the smallest number that hashes to it.
-func (k redisKeys) slotTag(slot int) string {
+// SlotTag is a hash tag of a slot: the smallest number that hashes to it.
+func (k Keys) SlotTag(slot int) string {
 	return strconv.FormatUint(uint64(k.slotTags()[slot]), 10)
 }
 
@@ -148,7 +158,7 @@ func newSlotTags() []uint32 {
 	digits := make([]byte, 0, 10)
 	for n, left := uint32(0), clusterSlots; left > 0; n++ {
 		digits = strconv.AppendUint(digits[:0], uint64(n), 10)
-		if slot := hashSlot(string(digits)); !found[slot] {
+		if slot := Slot(string(digits)); !found[slot] {
 			tags[slot], found[slot] = n, true
 			left--
 		}
