@@ -81,7 +81,7 @@ func (r *refresher) askLink(ctx context.Context, userID string, l *login) (*logi
 		r.count.byLink.Add(1)
 		return r.granted(userID, g), nil
 	case errors.Is(err, errNotLinked) && l == nil:
-		r.unlinked.store(userID, time.Now().Add(noLinkFor))
+		r.unlinked.Store(userID, time.Now().Add(noLinkFor))
 		return nil, fmt.Errorf("%w: %w", ErrNotLoggedIn, err)
 	}
 	return nil, err
@@ -175,6 +175,6 @@ func (c settings) sessionEnd() time.Time {
 }
 
 func (r *refresher) isUnlinked(userID string) bool {
-	until, ok := r.unlinked.load(userID)
+	until, ok := r.unlinked.Load(userID)
 	return ok && time.Now().Before(until)
 }

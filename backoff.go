@@ -7,11 +7,13 @@ import (
 	"math/bits"
 	mathrand "math/rand/v2"
 	"time"
+
+	"github.com/mana/session/internal/bounded"
 )
 
 // attempts remembers refreshes that failed, by user: a server that goes on
 // refusing one user is not asked at every command.
-type attempts struct{ users *bounded[attempt] }
+type attempts struct{ users *bounded.Map[attempt] }
 
 // attempt is what came of the last refresh of a user.
 type attempt struct {
@@ -24,14 +26,14 @@ type attempt struct {
 	token       secret // that was to be replaced
 }
 
-func newAttempts(users int) *attempts { return &attempts{newBounded[attempt](users)} }
+func newAttempts(users int) *attempts { return &attempts{bounded.New[attempt](users)} }
 
-func (a *attempts) forget(userID string) { a.users.remove(userID) }
+func (a *attempts) forget(userID string) { a.users.Remove(userID) }
 
 // worked forgets failures.
 func (a *attempts) worked(userID string) {
-	if last, ok := a.users.load(userID); ok && last.failed > 0 {
-		a.users.remove(userID)
+	if last, ok := a.users.Load(userID); ok && last.failed > 0 {
+		a.users.Remove(userID)
 	}
 }
 
@@ -44,7 +46,7 @@ func (a *attempts) failed(base snapshot, err error) {
 	}
 	next := attempt{failed: 1, cause: causeOf(err), err: err, token: tokenOf(base)}
 	userID := base.stored.UserID
-	if last, ok := a.users.load(userID); ok && last.cause == next.cause && last.token.equal(next.token) {
+	if last, ok := a.users.Load(userID); ok && last.cause == next.cause && last.token.equal(next.token) {
 		next.failed = last.failed + 1
 	}
 	now := time.Now()
@@ -57,13 +59,13 @@ func (a *attempts) failed(base snapshot, err error) {
 		next.notAtAll = asked
 		next.notAhead = later(next.notAhead, asked)
 	}
-	a.users.store(userID, next)
+	a.users.Store(userID, next)
 }
 
 // heldBack returns the last failure if it is too early to ask again about what
 // is stored.
 func (a *attempts) heldBack(base snapshot) error {
-	last, ok := a.users.load(base.stored.UserID)
+	last, ok := a.users.Load(base.stored.UserID)
 	left := time.Until(last.notAtAll)
 	if !ok || left <= 0 || !last.token.equal(tokenOf(base)) {
 		return nil
@@ -79,7 +81,7 @@ func (a *attempts) heldBack(base snapshot) error {
 
 // mayStartAhead reports whether startAhead would.
 func (a *attempts) mayStartAhead(userID string) bool {
-	last, _ := a.users.load(userID)
+	last, _ := a.users.Load(userID)
 	now := time.Now()
 	return !now.Before(last.notAhead) && !now.Before(last.notAtAll)
 }
@@ -110,11 +112,11 @@ func (a *attempts) startExtending(userID string) bool {
 
 // claim edits what is remembered, as one of many callers.
 func (a *attempts) claim(userID string, edit func(*attempt, time.Time) bool) (claimed bool) {
-	last, _ := a.users.load(userID)
+	last, _ := a.users.Load(userID)
 	if probe := last; !edit(&probe, time.Now()) {
 		return false
 	}
-	a.users.edit(userID, func(last attempt, _ bool) (attempt, bool) {
+	a.users.Edit(userID, func(last attempt, _ bool) (attempt, bool) {
 		claimed = edit(&last, time.Now())
 		return last, claimed
 	})
@@ -123,7 +125,7 @@ func (a *attempts) claim(userID string, edit func(*attempt, time.Time) bool) (cl
 
 // endAhead says what came of a refresh ahead: next, or nothing.
 func (a *attempts) endAhead(userID string, next *login) {
-	last, _ := a.users.load(userID)
+	last, _ := a.users.Load(userID)
 	now := time.Now()
 	switch {
 	case next != nil:
@@ -140,7 +142,7 @@ func (a *attempts) endAhead(userID string, next *login) {
 	default:
 		last.notAhead = later(now.Add(backoff(last.failed)), last.notAtAll)
 	}
-	a.users.store(userID, last)
+	a.users.Store(userID, last)
 }
 
 // backoff is how long to wait after so many failures in a row.

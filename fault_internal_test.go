@@ -18,6 +18,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/mana/session/internal/bounded"
 	"github.com/mana/session/internal/race"
 	"github.com/mana/session/internal/redistest"
 	"github.com/mana/session/sessiontest"
@@ -46,7 +47,7 @@ func TestFloodOfUnlinkedUsersIsBoundedInMemory(t *testing.T) {
 	svc, err := New(WithStore(store), WithServiceKey("key"), WithHTTPClient(&http.Client{Transport: notLinked}))
 	require.NoError(t, err)
 	defer svc.Close()
-	svc.refresher.unlinked = newBounded[time.Time](remembered)
+	svc.refresher.unlinked = bounded.New[time.Time](remembered)
 	before := heap()
 	var flooding sync.WaitGroup
 	for worker := range workers {
@@ -60,14 +61,14 @@ func TestFloodOfUnlinkedUsersIsBoundedInMemory(t *testing.T) {
 	}
 	flooding.Wait()
 	grown := heap() - before
-	require.LessOrEqual(t, svc.refresher.unlinked.m.Size(), remembered+workers)
+	require.LessOrEqual(t, svc.refresher.unlinked.Len(), remembered+workers)
 	require.Zero(t, store.entries.Size(), "neither records nor leases stay")
-	require.Zero(t, svc.near.entries.m.Size())
-	require.Zero(t, svc.near.waiting.Load())
-	require.Zero(t, svc.refresher.attempts.users.m.Size())
-	require.Zero(t, svc.loginLimit.users.m.Size())
+	require.Zero(t, svc.near.Len())
+	require.Zero(t, svc.near.Waiting())
+	require.Zero(t, svc.refresher.attempts.users.Len())
+	require.Zero(t, svc.loginLimit.users.Len())
 	require.Less(t, grown, int64(48<<20))
-	t.Logf("heap after %d strangers: %.1f MiB more, %d remembered", flood, float64(grown)/(1<<20), svc.refresher.unlinked.m.Size())
+	t.Logf("heap after %d strangers: %.1f MiB more, %d remembered", flood, float64(grown)/(1<<20), svc.refresher.unlinked.Len())
 	runtime.KeepAlive(svc)
 }
 
@@ -77,7 +78,6 @@ func TestFloodOfUnlinkedUsersIsBoundedInMemory(t *testing.T) {
 // only goes on. What is measured by the monotonic clock, timers, back-offs,
 // leases in memory, does not take part in a step.)
 func (s *Service) stepClock(d time.Duration) {
-	s.near.renew(func(t *trust) { t.given -= d.Nanoseconds() })
 	s.refresher.clock.last.Add(-d.Microseconds())
 	for _, p := range s.outbox.all() {
 		p.event.user.turn <- struct{}{} // nobody else looks at it
@@ -89,13 +89,12 @@ func (s *Service) stepClock(d time.Duration) {
 		}
 		<-p.event.user.turn
 	}
-	for userID, e := range s.near.entries.m.All() {
-		moved, l := *e, *e.login
+	s.near.StepClock(d, func(k known) known {
+		l := *k.login
 		l.expires, l.token.expires = l.expires.Add(-d), l.token.expires.Add(-d)
-		// By the wall clock only: its monotonic reading is that of the read.
-		moved.login, moved.freshUntil = &l, e.freshUntil-int64(d/time.Second)
-		s.near.entries.store(userID, &moved)
-	}
+		return known{k.raw, &l}
+	})
+
 }
 
 // stepRecord is the same for what is in the store.
@@ -147,10 +146,10 @@ func TestClockThatIsStepped(t *testing.T) {
 
 			// The trust was given an hour before or after now: it ends at once,
 			// for the process may have slept and missed what changed.
-			_, ok := svc.near.fresh(alice, time.Now())
+			_, ok := svc.near.Fresh(alice, time.Now())
 			require.True(t, ok)
 			svc.stepClock(step)
-			_, ok = svc.near.fresh(alice, time.Now())
+			_, ok = svc.near.Fresh(alice, time.Now())
 			require.False(t, ok, "nothing is believed over a step")
 
 			// The token is an hour older or younger than it was, and so is the

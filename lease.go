@@ -19,7 +19,7 @@ func (r *refresher) lease(ctx context.Context, f *flight) (landing, error) {
 		return landing{}, err
 	}
 	for poll := pollFirst; ; poll = min(2*poll, pollLast) {
-		changed, stop := r.records.near.watch(userID) // before looking, so as to miss nothing
+		changed, stop := r.records.near.Watch(userID) // before looking, so as to miss nothing
 		landed, note, err := r.tryLease(ctx, f)
 		switch {
 		case err != nil, landed.login != nil, f.leased:
@@ -29,7 +29,7 @@ func (r *refresher) lease(ctx context.Context, f *flight) (landing, error) {
 			stop()
 			return landing{}, errorOf(note)
 		}
-		if r.records.near.believing(time.Now()) {
+		if r.records.near.Believing(time.Now()) {
 			poll = pollLast
 		}
 		woken := false

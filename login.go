@@ -212,8 +212,8 @@ func (s *Service) stillInstalled(ctx context.Context, e *event, l *login) (*logi
 // who asks from now on does not join a flight that began before it, either.
 func (s *Service) forget(userID string) {
 	s.refresher.flights.Forget(userID)
-	s.near.markStale(userID)
-	s.refresher.unlinked.remove(userID)
+	s.near.MarkStale(userID)
+	s.refresher.unlinked.Remove(userID)
 	s.refresher.attempts.forget(userID)
 }
 

@@ -3,6 +3,7 @@ package session
 import (
 	"time"
 
+	"github.com/mana/session/internal/bounded"
 	"golang.org/x/time/rate"
 )
 
@@ -18,11 +19,15 @@ const (
 type loginLimit struct {
 	burst int // 0: no limit
 	every time.Duration
-	users *bounded[*rate.Limiter]
+	users *bounded.Map[*rate.Limiter]
 }
 
+// newLoginLimit remembers about so many users. A flood of users who try once
+// does not give new logins to one who has used theirs up: those who have a login
+// left are forgotten first.
 func newLoginLimit(burst int, every time.Duration, users int) *loginLimit {
-	return &loginLimit{burst, every, newBounded[*rate.Limiter](users)}
+	atLimit := func(limiter *rate.Limiter) bool { return limiter.Tokens() < 1 }
+	return &loginLimit{burst, every, bounded.New[*rate.Limiter](users).Sparing(atLimit)}
 }
 
 // take counts a login of the user, or returns how long they have to wait for
@@ -31,42 +36,12 @@ func (l *loginLimit) take(userID string, now time.Time) time.Duration {
 	if l.burst == 0 {
 		return 0
 	}
-	limiter := l.limiter(userID, now)
+	limiter := l.users.LoadOrMake(userID, func() *rate.Limiter { return rate.NewLimiter(rate.Every(l.every), l.burst) })
 	if limiter.AllowN(now, 1) {
 		return 0
 	}
 	missing := 1 - limiter.TokensAt(now)
 	return max(wholeSeconds(time.Duration(missing*float64(l.every))), time.Second)
-}
-
-func (l *loginLimit) limiter(userID string, now time.Time) *rate.Limiter {
-	if limiter, ok := l.users.load(userID); ok {
-		return limiter
-	}
-	if l.users.m.Size() >= l.users.max {
-		l.makeRoom(now)
-	}
-	limiter, _ := l.users.m.LoadOrCompute(userID, func() (*rate.Limiter, bool) {
-		return rate.NewLimiter(rate.Every(l.every), l.burst), false
-	})
-	return limiter
-}
-
-// makeRoom forgets users who have a login left, so that a flood of users who
-// try once does not give new logins to one who has used theirs up. Only when
-// there are not enough of them does it forget anybody.
-func (l *loginLimit) makeRoom(now time.Time) {
-	drop := max(1, l.users.max/16)
-	for userID, limiter := range l.users.m.AllRelaxed() {
-		if limiter.TokensAt(now) < 1 {
-			continue
-		}
-		l.users.remove(userID)
-		if drop--; drop == 0 {
-			return
-		}
-	}
-	l.users.shrink()
 }
 
 // admitLogin refuses a login that the auth server would refuse, or that would

@@ -26,7 +26,7 @@ func TestFloodOfUsersNeitherGrowsTheLoginLimitNorResetsIt(t *testing.T) {
 	largest := 0
 	for i := range flood {
 		require.Zero(t, l.take(fmt.Sprintf("@%d:h", i), now))
-		largest = max(largest, l.users.m.Size())
+		largest = max(largest, l.users.Len())
 		if i%1000 == 0 {
 			require.Positive(t, l.take(hammering, now), "after %d others", i)
 		}
@@ -43,7 +43,7 @@ func TestLoginLimitForgetsAnybodyWhenAllAreAtTheirLimit(t *testing.T) {
 	now := time.Now()
 	for i := range 5000 {
 		require.Zero(t, l.take(fmt.Sprintf("@%d:h", i), now), "nobody is locked out by others")
-		require.LessOrEqual(t, l.users.m.Size(), 1000)
+		require.LessOrEqual(t, l.users.Len(), 1000)
 	}
 }
 

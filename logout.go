@@ -64,7 +64,7 @@ func (s *Service) remove(ctx context.Context, e *event) (err error) {
 	}
 	p := &pending{userID: e.userID, since: s.refresher.clock.after(s.refresher.lastKnown(e.userID).sinceOrZero())}
 	kept := s.outbox.put(e, p, nil)
-	s.near.remove(e.userID)
+	s.near.Remove(e.userID)
 	s.forget(e.userID)
 	defer func() {
 		if kept && err == nil {

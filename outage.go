@@ -13,10 +13,10 @@ import (
 // knownOrStored returns what the store holds of a user of whom something is
 // pending or in the near cache, or else that. A store that is known not to answer
 // is not waited for: one probe at a time finds out when it does.
-func (s *Service) knownOrStored(ctx context.Context, userID string, waiting *pending, e *nearEntry) (l *login, believed bool, err error) {
+func (s *Service) knownOrStored(ctx context.Context, userID string, waiting *pending, cached *login) (l *login, believed bool, err error) {
 	known := waiting.session(time.Now())
 	if waiting == nil {
-		known = e.login
+		known = cached
 	}
 	if known == nil { // it has expired
 		return nil, false, nil
@@ -87,7 +87,7 @@ func (r *refresher) withoutStore(ctx context.Context, f *flight, cause error) (l
 	}
 	g, err := r.fetchLink(ctx, userID, nil)
 	if errors.Is(err, errNotLinked) {
-		r.unlinked.store(userID, time.Now().Add(noLinkFor))
+		r.unlinked.Store(userID, time.Now().Add(noLinkFor))
 	}
 	if err != nil {
 		r.count.failed(err)
@@ -121,10 +121,8 @@ func (r *refresher) lastKnown(userID string) *login {
 	if waiting := r.outbox.of(userID); waiting != nil {
 		return waiting.session(time.Now())
 	}
-	if e, _, ok := r.records.near.get(userID, time.Now()); ok {
-		return e.login
-	}
-	return nil
+	item, _, _ := r.records.near.Get(userID, time.Now())
+	return item.Value.login
 }
 
 // commitLater is commit for while the store is away. Nobody is made a session

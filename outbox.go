@@ -125,7 +125,7 @@ func (o *outbox) put(e *event, p, old *pending) bool {
 		p.event.end()
 		return ok
 	}
-	o.records.near.markStale(p.userID)
+	o.records.near.MarkStale(p.userID)
 	return true
 }
 

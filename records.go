@@ -7,6 +7,9 @@ import (
 	"log/slog"
 	"sync/atomic"
 	"time"
+
+	"github.com/mana/session/internal/bounded"
+	"github.com/mana/session/internal/nearcache"
 )
 
 // records is the Service's only way to the store. Health, counters, errors, the
@@ -28,7 +31,7 @@ type records struct {
 
 	pending   func(userID string) *pending
 	keepNotes time.Duration // how long a logout is remembered
-	unread    *bounded[unread]
+	unread    *bounded.Map[unread]
 	silent    atomic.Bool   // the last call got no answer
 	answers   atomic.Uint64 // calls that got one
 	probing   atomic.Bool   // somebody finds out when the store is back
@@ -49,7 +52,7 @@ func newRecords(c config, near *nearCache, count *counters, life *lifetime) *rec
 		codec: c.codec, verify: c.verify, near: near, health: newComponent(), writing: newComponent(),
 		count: count, logger: c.logger, life: life,
 		keepNotes: c.sessionTTL,
-		unread:    newBounded[unread](maxRemembered),
+		unread:    bounded.New[unread](maxRemembered),
 	}
 	if locker, ok := c.store.(Locker); ok {
 		r.leases, r.canSpend = locker, true
@@ -62,7 +65,7 @@ func newRecords(c config, near *nearCache, count *counters, life *lifetime) *rec
 
 // read reads the user's record and keeps it in the near cache.
 func (r *records) read(ctx context.Context, userID string) (snapshot, error) {
-	ticket := r.near.ticket(userID)
+	ticket := r.near.Ticket(userID)
 	started := time.Now()
 	rec, err := r.store.Get(ctx, userID)
 	if errors.Is(err, ErrNotFound) {
@@ -91,7 +94,7 @@ func (r *records) readLogout(ctx context.Context, userID string) (snapshot, erro
 
 // acquire tries to take the lease on a user and reads the record.
 func (r *records) acquire(ctx context.Context, userID, owner string, ttl time.Duration) (Lease, snapshot, error) {
-	ticket := r.near.ticket(userID)
+	ticket := r.near.Ticket(userID)
 	started := time.Now()
 	lease, rec, err := r.leases.Acquire(ctx, userID, owner, ttl)
 	if err = r.observe(ctx, "lease", started, err); err != nil {
@@ -124,7 +127,7 @@ func (r *records) save(ctx context.Context, owner string, old Record, next *logi
 		return nil, err
 	}
 	rec := Record{UserID: next.userID, Value: value, Expires: next.expires}
-	ticket := r.near.ticket(next.userID)
+	ticket := r.near.Ticket(next.userID)
 	started := time.Now()
 	var stored Record
 	if owner == "" {
@@ -139,11 +142,11 @@ func (r *records) save(ctx context.Context, owner string, old Record, next *logi
 		if r.pending(next.userID) == nil {
 			r.near.wrote(ticket, &saved, started)
 		} else {
-			r.near.markStale(next.userID)
+			r.near.MarkStale(next.userID)
 		}
 		return &saved, nil
 	}
-	r.near.markStale(next.userID) // by somebody else, or by us after all
+	r.near.MarkStale(next.userID) // by somebody else, or by us after all
 	return nil, err
 }
 
@@ -163,9 +166,9 @@ func (r *records) removeLoggedOut(ctx context.Context, old Record, at time.Time)
 func (r *records) removed(ctx context.Context, userID string, started time.Time, err error) error {
 	err = r.observe(ctx, "delete", started, err)
 	if err == nil {
-		r.near.remove(userID)
+		r.near.Remove(userID)
 	} else {
-		r.near.markStale(userID)
+		r.near.MarkStale(userID)
 	}
 	return err
 }
@@ -228,10 +231,10 @@ func (r *records) probe(ctx context.Context) error {
 
 // decode turns a record into a snapshot and fills the near cache with it. It
 // fails when it cannot be told whether the token in the record is a good one.
-func (r *records) decode(ctx context.Context, rec Record, t ticket, readAt time.Time) (snapshot, error) {
+func (r *records) decode(ctx context.Context, rec Record, t nearcache.Ticket, readAt time.Time) (snapshot, error) {
 	snap := snapshot{stored: rec}
 	if !rec.Exists() {
-		r.near.drop(rec.UserID, t)
+		r.near.Drop(rec.UserID, t)
 		return snap, nil
 	}
 	l, err := r.codec.decode(rec)
@@ -249,7 +252,7 @@ func (r *records) decode(ctx context.Context, rec Record, t ticket, readAt time.
 		r.logger.Warn("session: record is not a session", "user", rec.UserID, "reason", err)
 	}
 	if err != nil || !l.live(readAt) {
-		r.near.drop(rec.UserID, t)
+		r.near.Drop(rec.UserID, t)
 		return snap, nil //nolint:nilerr // what is no session is none
 	}
 	snap.login = l

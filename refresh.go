@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/mana/session/internal/bounded"
 	"golang.org/x/sync/singleflight"
 )
 
@@ -26,11 +27,11 @@ type refresher struct {
 	logger  *slog.Logger
 	life    *lifetime
 
-	flights  singleflight.Group  // one per user
-	unlinked *bounded[time.Time] // users without a link, until when
-	attempts *attempts           // refreshes that failed
-	replaced *replaceLimit       // tokens that backends refused
-	aheads   chan struct{}       // a slot per refresh ahead that runs
+	flights  singleflight.Group      // one per user
+	unlinked *bounded.Map[time.Time] // users without a link, until when
+	attempts *attempts               // refreshes that failed
+	replaced *replaceLimit           // tokens that backends refused
+	aheads   chan struct{}           // a slot per refresh ahead that runs
 
 	late      chan lateRelease // leases to be released when the store answers
 	releasing atomic.Bool      // somebody does

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mana/session/internal/bounded"
 	"golang.org/x/time/rate"
 )
 
@@ -21,7 +22,7 @@ const (
 // replaceLimit bounds how many tokens are replaced because a backend refused
 // them, per user and in this process.
 type replaceLimit struct {
-	users *bounded[*replaceState]
+	users *bounded.Map[*replaceState]
 	seed  maphash.Seed // tokens are compared by hash, so that none is kept
 }
 
@@ -35,14 +36,16 @@ type replaceState struct {
 }
 
 func newReplaceLimit(users int) *replaceLimit {
-	return &replaceLimit{newBounded[*replaceState](users), maphash.MakeSeed()}
+	return &replaceLimit{bounded.New[*replaceState](users), maphash.MakeSeed()}
 }
 
 // begin reports whether the refused token may be replaced now. If so, done is to
 // be called with the token that came of it, or "" if none did. Callers who come
 // while the same token is being replaced share in it.
 func (l *replaceLimit) begin(userID, refused string, now time.Time) (done func(made string), ok bool) {
-	user := l.user(userID)
+	user := l.users.LoadOrMake(userID, func() *replaceState {
+		return &replaceState{limiter: rate.NewLimiter(rate.Every(replaceEvery), replaceBurst)}
+	})
 	user.mu.Lock()
 	defer user.mu.Unlock()
 	token := l.hash(refused)
@@ -65,19 +68,6 @@ func (l *replaceLimit) begin(userID, refused string, now time.Time) (done func(m
 			user.made, user.madeAt = l.hash(made), time.Now()
 		}
 	}, true
-}
-
-func (l *replaceLimit) user(userID string) *replaceState {
-	if user, ok := l.users.load(userID); ok {
-		return user
-	}
-	if l.users.m.Size() >= l.users.max {
-		l.users.shrink()
-	}
-	user, _ := l.users.m.LoadOrCompute(userID, func() (*replaceState, bool) {
-		return &replaceState{limiter: rate.NewLimiter(rate.Every(replaceEvery), replaceBurst)}, false
-	})
-	return user
 }
 
 func (l *replaceLimit) hash(token string) uint64 { return max(1, maphash.String(l.seed, token)) }

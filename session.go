@@ -54,6 +54,8 @@ import (
 	"iter"
 	"log/slog"
 	"time"
+
+	"github.com/mana/session/internal/bounded"
 )
 
 // Service hands out the tokens of many users. Make one with [New] and share
@@ -134,7 +136,7 @@ func New(opts ...Option) (*Service, error) {
 	s.refresher = &refresher{
 		settings: set, records: records, outbox: outbox, order: order, auth: auth,
 		clock: clock, count: count, logger: c.logger, life: life,
-		unlinked: newBounded[time.Time](maxRemembered),
+		unlinked: bounded.New[time.Time](maxRemembered),
 		attempts: newAttempts(maxRemembered),
 		replaced: newReplaceLimit(maxRemembered),
 		aheads:   make(chan struct{}, maxAheads),
@@ -160,7 +162,7 @@ func (s *Service) Close() error {
 		return nil
 	}
 	s.life.cancel()
-	s.near.close()
+	s.near.Close()
 	var errs []error
 	began := time.Now()
 	limit := began.Add(closeTimeout)

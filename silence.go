@@ -88,7 +88,7 @@ func (r *records) away(ctx context.Context, userID string) bool {
 	if silent {
 		r.findOut() // should nobody be at it
 	}
-	mark, marked := r.unread.load(userID)
+	mark, marked := r.unread.Load(userID)
 	recent := time.Since(mark.failed) < knownAgain
 	if !marked || !silent && !recent {
 		return false
@@ -103,9 +103,9 @@ func (r *records) away(ctx context.Context, userID string) bool {
 		defer cancel()
 		defer context.AfterFunc(r.life.ctx, cancel)()
 		if apart(func() error { _, err := r.read(ctx, userID); return err }) == nil {
-			r.unread.remove(userID)
+			r.unread.Remove(userID)
 		} else {
-			r.unread.store(userID, unread{time.Now(), mark.reading})
+			r.unread.Store(userID, unread{time.Now(), mark.reading})
 		}
 	}()
 	return true
@@ -113,7 +113,7 @@ func (r *records) away(ctx context.Context, userID string) bool {
 
 // unreadable marks a user whose record could not be read.
 func (r *records) unreadable(userID string) {
-	r.unread.store(userID, unread{time.Now(), new(atomic.Bool)})
+	r.unread.Store(userID, unread{time.Now(), new(atomic.Bool)})
 }
 
 // patient bounds a read that has a known session to fall back on. A store that

@@ -36,9 +36,9 @@ const (
 //	known       down          linked            a token; stored when the store is back
 //	unknown     down          –                 ErrStoreUnavailable
 func (s *Service) Token(ctx context.Context, userID string) (string, error) {
-	if raw, ok := s.near.fresh(userID, time.Now()); ok && ctx.Err() == nil {
+	if hit, ok := s.near.Fresh(userID, time.Now()); ok && ctx.Err() == nil {
 		s.count.hits.inc()
-		return raw, nil
+		return hit.raw, nil
 	}
 	if err := s.enter(ctx, userID); err != nil {
 		return "", err
@@ -100,12 +100,12 @@ func (s *Service) find(ctx context.Context, userID string) (l *login, believed b
 	if waiting.isLogout() {
 		return nil, true, nil
 	}
-	e, believed, ok := s.near.get(userID, time.Now())
+	item, believed, ok := s.near.Get(userID, time.Now())
 	if believed && waiting == nil {
-		return e.login, true, nil
+		return item.Value.login, true, nil
 	}
 	if ok || waiting != nil {
-		return s.knownOrStored(ctx, userID, waiting, e)
+		return s.knownOrStored(ctx, userID, waiting, item.Value.login)
 	}
 	ctx, cancel := s.records.brief(ctx)
 	defer cancel()

@@ -11,7 +11,7 @@ func (r *records) watch(watcher Watcher) {
 	for attempt := 0; r.life.ctx.Err() == nil; attempt++ {
 		started := time.Now()
 		err := r.watchOnce(watcher)
-		r.near.doubt()
+		r.near.Doubt()
 		if r.life.ctx.Err() != nil {
 			return
 		}

@@ -30,7 +30,7 @@ func wantLogout(t *testing.T, log session.LogoutLog, userID string, want time.Ti
 		t.Fatalf("%s was logged out at %v according to LoggedOutAt, want %v", userID, at, want)
 	}
 	if rec.UserID != userID {
-		t.Fatalf("LoggedOutAt of %s returned a record of %q", userID, rec.UserID)
+		t.Fatalf("LoggedOutAt of %s returned a record of %q, want its own user", userID, rec.UserID)
 	}
 	return rec
 }
