@@ -61,13 +61,13 @@ func (r *refresher) canAsk(l *login) bool {
 	return r.linkEnabled && linkable(l.userID) || !l.refresh.empty() && r.records.canSpend
 }
 
-// passable reports whether the refresh token may still do where the link failed.
+// passable reports whether to try the refresh token after the link failed.
 func passable(linkErr error) bool {
 	return errors.Is(linkErr, errNotLinked) || errors.Is(linkErr, ErrServiceKeyRejected) || isRefused(linkErr) || errors.Is(linkErr, errPaused)
 }
 
-// isRefused reports whether a call failed for a reason that will not pass, such
-// as a route that does not exist.
+// isRefused reports whether a call failed for a lasting reason, such as a route
+// that does not exist.
 func isRefused(err error) bool {
 	e, ok := errors.AsType[*AuthError](err)
 	return ok && e.StatusCode >= 300 && e.StatusCode < 500 && e.StatusCode != 429
@@ -111,8 +111,8 @@ func (r *refresher) confirmUnlinked(ctx context.Context, userID string) (ended b
 }
 
 // spend exchanges the session's refresh token for new tokens. The token is
-// single-use, so it is not spent without the lease, nor without the time to hear
-// what came of it; and Close waits for that.
+// single-use: it is spent only under the lease and only if enough time is left to
+// receive and store the result, which Close waits for.
 func (r *refresher) spend(ctx context.Context, f *flight) outcome {
 	deadline, _ := ctx.Deadline()
 	if time.Until(deadline) < spendPatience+authTimeout+commitTime-time.Second {

@@ -24,8 +24,8 @@ type authAnswer struct {
 }
 
 // errTokenSpent is the kind of a refused refresh token, errNotLinked of a user
-// without a link: the auth server's clear "no", as opposed to its failures. Who
-// gets one says ErrNotLoggedIn, or goes on to ask otherwise.
+// without a link: the auth server's clear "no", as opposed to its failures. The
+// caller returns ErrNotLoggedIn, or asks in another way.
 var (
 	errTokenSpent = errors.New("refresh token not accepted")
 	errNotLinked  = errors.New("no link for this user")

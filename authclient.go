@@ -139,8 +139,8 @@ func (a *authClient) login(ctx context.Context, email, password string) (g grant
 
 // refresh spends a refresh token for new tokens. It is never repeated: the
 // token is single-use. It waits for its turn for as long as patience and ctx
-// allow: see spendGate. errTokenSpent is the server's clear no; The grant may hold a token that
-// is not usable: its refresh token must be kept all the same.
+// allow: see spendGate. errTokenSpent is the server's clear no. The grant may hold
+// an unusable access token: its refresh token must be kept all the same.
 func (a *authClient) refresh(ctx context.Context, token secret, patience time.Duration) (g grant, err error) {
 	leave, err := a.spends.enter(ctx, token, patience)
 	if err != nil {

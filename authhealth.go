@@ -54,8 +54,8 @@ func (a *authClient) probe(ctx context.Context, link bool) {
 }
 
 // probeKeys asks for the server's public keys. Without its database the server
-// has none, and says so with a 200: that is no sign of life. Keys are little of
-// one: a call that failed a moment ago counts for more.
+// has none, and says so with a 200: that is no sign of life. Keys are a weak one:
+// a call that failed a moment ago counts for more.
 func (a *authClient) probeKeys(ctx context.Context) error {
 	started := time.Now()
 	err := a.repeat(ctx, authCall{

@@ -15,7 +15,7 @@ import (
 // refusing one user is not asked at every command.
 type attempts struct{ users *bounded.Map[attempt] }
 
-// attempt is what came of the last refresh of a user.
+// attempt is the result of the last refresh of a user.
 type attempt struct {
 	notAhead    time.Time // no refresh ahead before
 	notAtAll    time.Time // no refresh before
@@ -42,7 +42,7 @@ func (a *attempts) worked(userID string) {
 // for that.
 func (a *attempts) failed(base snapshot, err error) {
 	if errors.Is(err, context.Canceled) || errors.Is(err, ErrClosed) || errors.Is(err, ErrStoreUnavailable) || isTokenCheck(err) || wasNotAsked(err) {
-		return // which is no answer about this user
+		return // no answer about this user
 	}
 	next := attempt{failed: 1, cause: causeOf(err), err: err, token: tokenOf(base)}
 	userID := base.stored.UserID
@@ -62,8 +62,8 @@ func (a *attempts) failed(base snapshot, err error) {
 	a.users.Store(userID, next)
 }
 
-// heldBack returns the last failure if it is too early to ask again about what
-// is stored.
+// heldBack returns the last failure if it is too early to ask again for the
+// session that is stored.
 func (a *attempts) heldBack(base snapshot) error {
 	last, ok := a.users.Load(base.stored.UserID)
 	left := time.Until(last.notAtAll)
@@ -123,7 +123,7 @@ func (a *attempts) claim(userID string, edit func(*attempt, time.Time) bool) (cl
 	return claimed
 }
 
-// endAhead says what came of a refresh ahead: next, or nothing.
+// endAhead records the result of a refresh ahead; next is nil if it failed.
 func (a *attempts) endAhead(userID string, next *login) {
 	last, _ := a.users.Load(userID)
 	now := time.Now()

@@ -13,8 +13,8 @@ import (
 // breaker stops calls after outages in a row, until one of them works.
 type breaker = gobreaker.CircuitBreaker[struct{}]
 
-// newBreaker returns a breaker that opens on what failed says is an outage, and
-// counts for a success what is none, unless excluded says that it tells nothing.
+// newBreaker returns a breaker that opens on errors for which failed reports an
+// outage. Other errors count as a success, except those that excluded ignores.
 func newBreaker(name string, changes *breakerLog, failed, excluded func(error) bool) *breaker {
 	return gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:          name,
@@ -26,19 +26,19 @@ func newBreaker(name string, changes *breakerLog, failed, excluded func(error) b
 	})
 }
 
-// isOutage reports whether err says that the server is ill, as opposed to
-// having been asked for something it refuses.
+// isOutage reports whether err is a failure of the server, as opposed to its
+// refusing a request.
 func isOutage(err error) bool {
 	e, ok := errors.AsType[*AuthError](err)
 	return ok && errors.Is(err, ErrAuthUnavailable) && (e.StatusCode == 0 || e.StatusCode >= 500)
 }
 
-// noDatabase is how the auth server words that what it needs is away.
+// noDatabase is how the auth server words that its database is away.
 var noDatabase = regexp.MustCompile(`^(connect|read|write|getaddrinfo) E[A-Z_]+\b`)
 
-// isLoginOutage is isOutage for a login. What somebody types may upset the
-// server, or a filter in front of it, in ways that look like an outage: so only
-// what typing cannot bring about counts, or two users could lock all others out.
+// isLoginOutage is isOutage for a login. Input may make the server, or a filter in
+// front of it, fail in ways that look like an outage. So only failures count that
+// input cannot cause; else two users could lock out all others.
 func isLoginOutage(err error) bool {
 	e, ok := errors.AsType[*AuthError](err)
 	return ok && isOutage(err) && (e.unsent || !e.stranger && noDatabase.MatchString(e.Message))

@@ -29,13 +29,13 @@ type ComponentHealth struct {
 }
 
 // Health asks the store and the auth server for a sign of life, both at once,
-// and reports what came of it and since when it has been so. It takes no
-// longer than ctx allows and returns no error: what is wrong is in the answer,
-// and what has not answered when ctx ends has failed. All who ask at a time
-// share one probe, and within a second one of the auth server. The store is asked to read and, if it has leases, to
-// write; the auth server with a link check, which tries URL, path and service
-// key at once, or for its public keys without an SSO-Link. Safe for concurrent
-// use; a closed Service reports what it last knew.
+// and reports how each is and since when. It takes no longer than ctx allows and
+// returns no error: what is wrong is in the result, and a component that has not
+// answered when ctx ends has failed. Concurrent callers share one probe, and one
+// of the auth server lasts for a second. The store is asked to read and, if it
+// has leases, to write. The auth server is asked for a link check, which tries
+// URL, path and service key at once, or without an SSO-Link for its public keys.
+// Safe for concurrent use; a closed Service reports what it last knew.
 func (s *Service) Health(ctx context.Context) Health {
 	if s.life.begin() == nil {
 		defer s.life.end()
@@ -45,7 +45,7 @@ func (s *Service) Health(ctx context.Context) Health {
 		if !endedIn(ctx, store) {
 			s.records.health.failed(errNoSignOfLife, time.Since(started))
 		}
-		if !endedIn(ctx, auth) && s.auth.hasTurns() { // else the calls that run know more
+		if !endedIn(ctx, auth) && s.auth.hasTurns() { // else the calls in progress tell more
 			s.auth.health.failed(errNoSignOfLife, time.Since(started))
 		}
 	}
@@ -84,8 +84,8 @@ type sharedProbe struct {
 	done  chan struct{} // guarded by mu; closed when the last one has ended
 }
 
-// start runs do, unless that runs or has run just now, and returns what is closed
-// when it has ended. A panic is bad health.
+// start runs do, unless it runs or has run within probeFor, and returns a channel
+// that is closed when it has ended. A panic counts as bad health.
 func (p *sharedProbe) start(life *lifetime, shared time.Duration, health *component, do func(context.Context)) <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -96,7 +96,7 @@ func (p *sharedProbe) start(life *lifetime, shared time.Duration, health *compon
 		select {
 		case <-p.done:
 		default:
-			return p.done // it takes its time
+			return p.done // still running
 		}
 	}
 	done := make(chan struct{})
@@ -117,7 +117,7 @@ func (p *sharedProbe) start(life *lifetime, shared time.Duration, health *compon
 	return done
 }
 
-// checkHealth reads the record of nobody, and writes a lease on it.
+// checkHealth reads a record that never exists, and takes a lease on it.
 func (r *records) checkHealth(ctx context.Context) {
 	ctx, cancel := context.WithTimeoutCause(ctx, storeTimeout, errTimeout)
 	defer cancel()
@@ -130,7 +130,7 @@ func (r *records) checkHealth(ctx context.Context) {
 	}
 }
 
-// probeUser is nobody: its record never exists.
+// probeUser is the user of the probes, who has no record.
 const probeUser = "@health.probe:invalid"
 
 // component remembers how calls to the store or the auth server went.

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// lease takes the lease on the flight's user and reads the record under it, as
-// f.base. If another process left what is needed, or does while it has the
-// lease, that is what it returns instead.
+// lease takes the lease on the flight's user and reads the record under it into
+// f.base. If another process has stored a session that satisfies the flight, or
+// does so while it holds the lease, that session is returned instead.
 func (r *refresher) lease(ctx context.Context, f *flight) (landing, error) {
 	userID := f.event.userID
 	brief, cancel := r.records.brief(ctx)
@@ -45,7 +45,7 @@ func (r *refresher) lease(ctx context.Context, f *flight) (landing, error) {
 		if ctx.Err() != nil {
 			return landing{}, r.tookTooLong(ctx, opLease)
 		}
-		if woken { // most likely by what is needed: no lease is needed to read it
+		if woken { // probably by a session that satisfies the flight: read it without the lease
 			asOf := r.order.now()
 			snap, err := r.records.read(ctx, userID)
 			if err != nil || snap.login != nil && f.satisfied(snap.login) {
@@ -55,7 +55,7 @@ func (r *refresher) lease(ctx context.Context, f *flight) (landing, error) {
 	}
 }
 
-// tryLease tries to take the lease once. note is what its last owner left.
+// tryLease tries to take the lease once. note is the last owner's note, if any.
 func (r *refresher) tryLease(ctx context.Context, f *flight) (landed landing, note string, err error) {
 	brief, cancel := r.records.brief(ctx)
 	defer cancel()
@@ -75,7 +75,7 @@ func (r *refresher) tryLease(ctx context.Context, f *flight) (landed landing, no
 		}
 		return landing{snap.login, asOf}, "", nil
 	}
-	if snap.refused != nil { // what its refresh token brings may be good
+	if snap.refused != nil { // its refresh token may still bring a good token
 		snap.login = snap.refused
 	}
 	f.base, f.leased = snap, lease.Held
@@ -111,8 +111,8 @@ func (r *refresher) tookTooLong(ctx context.Context, op string) error {
 	return &AuthError{Op: op, Message: "another process has been asking for too long", kind: ErrAuthUnavailable, cause: context.Cause(ctx)}
 }
 
-// release gives up the flight's lease, with word of a failure for those who
-// wait.
+// release gives up the flight's lease, and leaves a note of a failure for the
+// waiters.
 func (r *refresher) release(ctx context.Context, f *flight, note string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
@@ -124,15 +124,15 @@ func (r *refresher) release(ctx context.Context, f *flight, note string) {
 	}
 }
 
-// lateRelease is a lease that the store did not take back, or may have given
+// lateRelease is a lease whose release failed, or which may have been taken
 // although the answer was lost.
 type lateRelease struct {
 	userID, owner string
 	until         time.Time // when it has run out by itself
 }
 
-// releaseLater releases a lease once the store answers, so that others need not
-// wait until it has run out. One goroutine sees to all of them.
+// releaseLater releases a lease once the store answers, so that other processes
+// need not wait for its end. One goroutine does it for all leases.
 func (r *refresher) releaseLater(f *flight, ttl time.Duration) {
 	select {
 	case r.late <- lateRelease{f.event.userID, f.owner, time.Now().Add(ttl)}:
@@ -164,7 +164,7 @@ func (r *refresher) releaseLate(l lateRelease) {
 	defer cancel()
 	for ctx.Err() == nil {
 		if r.records.silent.Load() {
-			r.records.findOut() // should nobody be at it
+			r.records.findOut() // unless a goroutine is probing already
 		} else if apart(func() error { return r.records.release(ctx, l.userID, l.owner, "", 0) }) == nil {
 			return
 		}
@@ -172,7 +172,7 @@ func (r *refresher) releaseLate(l lateRelease) {
 	}
 }
 
-// releaseSoon is release for a flight whose callers need not wait for it.
+// releaseSoon is release in the background: the flight's callers do not wait.
 func (r *refresher) releaseSoon(ctx context.Context, f *flight) {
 	if r.life.begin() != nil {
 		r.release(ctx, f, "")

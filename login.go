@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// What no email address and no password exceeds, in bytes.
+// Limits, in bytes, beyond any real email address or password.
 const (
 	maxEmail    = 254
 	maxPassword = 1024
@@ -53,8 +53,8 @@ func (s *Service) Login(ctx context.Context, userID, email, password string) (*S
 		s.count.loginFailures.Add(1)
 		return nil, err
 	}
-	// From here on the login has happened: a caller who gives up must not
-	// lose it.
+	// The auth server has logged the user in: from here on the login must not be
+	// lost, even if the caller gives up.
 	var installed *login
 	err = s.detached(ctx, e, authTimeout, func(ctx context.Context) (err error) {
 		if err := s.records.verify.granted(ctx, g.token); err != nil {
@@ -75,9 +75,8 @@ func (s *Service) Login(ctx context.Context, userID, email, password string) (*S
 	return installed.session(), nil
 }
 
-// detached runs what has to be done although the caller gives up, within a
-// limit; Close waits for it. The caller waits under their own context. It ends
-// the event.
+// detached runs do to its end, within a limit, even if the caller gives up; Close
+// waits for it. The caller waits under their own context. It ends the event.
 func (s *Service) detached(ctx context.Context, e *event, limit time.Duration, do func(context.Context) error) error {
 	if err := s.life.begin(); err != nil {
 		e.end()
@@ -104,8 +103,8 @@ func (s *Service) detached(ctx context.Context, e *event, limit time.Duration, d
 	}
 }
 
-// install makes next the user's session, whatever is stored: in the store, or
-// while that is away in this process until it is back.
+// install makes next the user's session, whatever is stored: in the store or,
+// while the store is away, in this process until it is back.
 func (s *Service) install(ctx context.Context, e *event, begun time.Time, next *login) (*login, error) {
 	writing, done, err := e.write(ctx)
 	if err != nil {
@@ -152,7 +151,7 @@ func (s *Service) installOnce(ctx context.Context, e *event, begun time.Time, ne
 	return s.records.save(ctx, "", base.stored, merged)
 }
 
-// installLater is install for while the store is away.
+// installLater is install while the store is away.
 func (s *Service) installLater(e *event, next *login, cause error) (*login, error) {
 	merged := next
 	if base := s.refresher.lastKnown(e.userID); base != nil {
@@ -166,8 +165,8 @@ func (s *Service) installLater(e *event, next *login, cause error) (*login, erro
 	return merged, nil
 }
 
-// overtakenBy makes errOvertaken what a login returns whose caller has mostly
-// given up.
+// overtakenBy turns errOvertaken into what Login returns for it. Its caller has
+// mostly given up by then.
 func (s *Service) overtakenBy(err error) error {
 	if errors.Is(err, errOvertaken) {
 		return fmt.Errorf("%w: %w", ErrNotLoggedIn, errOvertaken)
@@ -208,8 +207,8 @@ func (s *Service) stillInstalled(ctx context.Context, e *event, l *login) (*logi
 	return now, nil
 }
 
-// forget drops what this process remembers of a user, after a login or logout:
-// who asks from now on does not join a flight that began before it, either.
+// forget drops what this process remembers of a user, after a login or logout.
+// Later callers do not join a flight that began before it, either.
 func (s *Service) forget(userID string) {
 	s.refresher.flights.Forget(userID)
 	s.near.MarkStale(userID)

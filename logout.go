@@ -45,9 +45,9 @@ func (s *Service) Logout(ctx context.Context, userID string, opts ...LogoutOptio
 		limit += linkTimeout + authTimeout
 	}
 	var unlinkErr error
-	caller := ctx // with whom the auth server's time ends, but not the store's
+	caller := ctx // bounds the call of the auth server, but not that of the store
 	err := s.detached(ctx, e, limit, func(ctx context.Context) error {
-		if c.unlink { // first: removed last, the link could be used once more between
+		if c.unlink { // first, or the link could begin a new session in between
 			unlinkErr = s.unlink(caller, e)
 		}
 		err := s.remove(ctx, e)
@@ -86,8 +86,8 @@ func (s *Service) remove(ctx context.Context, e *event) (err error) {
 				cancel()
 				return nil
 			}
-			// Later than what it ends, also if that was dated by a faster clock,
-			// and also if it ends it later.
+			// Later than the session that it ends, even if a faster clock dated
+			// that, and even if the logout is stored later.
 			if since := now.login.sinceOrZero(); !since.Before(p.since) {
 				at := s.refresher.clock.after(since)
 				p = &pending{userID: e.userID, since: at}
@@ -110,7 +110,7 @@ func (s *Service) remove(ctx context.Context, e *event) (err error) {
 	}
 }
 
-// unlink removes the user's link. Who is making one is waited for.
+// unlink removes the user's link. It waits for a login that is making one.
 func (s *Service) unlink(ctx context.Context, e *event) error {
 	if !linkable(e.userID) {
 		return nil

@@ -52,7 +52,7 @@ type config struct {
 	codec      codec
 	verify     tokenCheck
 
-	// What settle finds out.
+	// Derived by apply.
 	linkEnabled bool // tokens are asked for by the SSO-Link
 	makeLinks   bool // a login tries to make one
 	storageMode string
@@ -284,9 +284,9 @@ func WithNearCache(maxEntries int) Option {
 	}
 }
 
-// settle applies the options and what is left of the defaults, and refuses what
+// apply applies the options and what is left of the defaults, and refuses what
 // makes no sense.
-func (c *config) settle(opts []Option) error {
+func (c *config) apply(opts []Option) error {
 	for _, opt := range opts {
 		if opt == nil {
 			continue

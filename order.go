@@ -51,7 +51,7 @@ type event struct {
 	order   *order
 	shard   *orderShard
 	user    *userOrder
-	decides bool // a login or logout, as opposed to a refresh
+	decides bool // a login or logout, which overtakes; as opposed to a refresh
 
 	// Guarded by user.mu.
 	place    uint64
@@ -104,8 +104,8 @@ func (e *event) end() {
 	}
 }
 
-// answer says that nobody waits for e any more: it is not to count after what
-// is done from now on.
+// answer says that e's caller has stopped waiting: whatever is done from now on
+// counts more than e.
 func (e *event) answer() {
 	e.user.mu.Lock()
 	defer e.user.mu.Unlock()
@@ -115,8 +115,8 @@ func (e *event) answer() {
 	}
 }
 
-// isAnswered reports whether nobody waits for e any more. Then it must not count
-// after what another process has done since e began, either.
+// isAnswered reports whether e's caller has stopped waiting. Then what another
+// process has done since e began counts more than e, too.
 func (e *event) isAnswered() bool {
 	e.user.mu.Lock()
 	defer e.user.mu.Unlock()
@@ -187,9 +187,9 @@ func (e *event) tryWrite(ctx context.Context) (writing context.Context, done fun
 	}
 }
 
-var errNotNow = errors.New("session: somebody else is writing")
+var errNotNow = errors.New("session: another write of the user is in progress")
 
-// writeNow is write for who has taken the turn.
+// writeNow is write for a caller that holds the turn already.
 func (e *event) writeNow(ctx context.Context) (writing context.Context, done func(), err error) {
 	e.user.mu.Lock()
 	defer e.user.mu.Unlock()

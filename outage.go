@@ -10,9 +10,9 @@ import (
 // What is served while the store is away, from what this process knows, and how
 // a dead token is replaced then. outbox.go has how that is stored later.
 
-// knownOrStored returns what the store holds of a user of whom something is
-// pending or in the near cache, or else that. A store that is known not to answer
-// is not waited for: one probe at a time finds out when it does.
+// knownOrStored is for a user whose session is pending or in the near cache. It
+// returns what the store holds, or the known session if the store does not
+// answer. A store that is known to be away is not waited for.
 func (s *Service) knownOrStored(ctx context.Context, userID string, waiting *pending, cached *login) (l *login, believed bool, err error) {
 	known := waiting.session(time.Now())
 	if waiting == nil {
@@ -41,8 +41,8 @@ func (s *Service) knownOrStored(ctx context.Context, userID string, waiting *pen
 	return stored, false, err
 }
 
-// storedOver returns what the store holds, with what is pending for the user
-// merged into it. If the store holds something newer, it is not pending any more.
+// storedOver reads the store and merges the user's pending write into the result.
+// If the store holds something newer, the pending write is dropped.
 func (s *Service) storedOver(ctx context.Context, userID string, waiting *pending) (*login, error) {
 	if waiting == nil {
 		snap, err := s.records.read(ctx, userID)
@@ -125,8 +125,9 @@ func (r *refresher) lastKnown(userID string) *login {
 	return item.Value.login
 }
 
-// commitLater is commit for while the store is away. Nobody is made a session
-// who had none in the store: a logout could not be seen.
+// commitLater is commit while the store is away: the result becomes pending. It
+// never creates a session for a user who had none in the store, because a
+// concurrent logout would be invisible.
 func (r *refresher) commitLater(f *flight, got refreshed, merged *login, cause error) (landing, error) {
 	if got.base == nil {
 		return landing{}, cause

@@ -89,9 +89,9 @@ func (o *outbox) of(userID string) *pending {
 	return o.writes[userID]
 }
 
-// put makes p pending; start has it written when the store is back. A login or
-// logout takes the place of what is pending, unless that comes later in the
-// user's order; a refresh only that of old. It returns false, and keeps nothing,
+// put makes p pending; start begins to write it. A login or logout replaces what
+// is pending, unless that comes later in the user's order; a refresh replaces
+// only old. It returns false, and keeps nothing,
 // when e is overtaken and when the outbox is full or closed.
 func (o *outbox) put(e *event, p, old *pending) bool {
 	p.event = e.another()
@@ -104,7 +104,7 @@ func (o *outbox) put(e *event, p, old *pending) bool {
 		case !e.decides && now != old:
 			return
 		case e.decides && now != nil && now.event.place > p.event.place:
-			ok = true // what p was is over already
+			ok = true // p has been superseded already
 			return
 		case o.closed || now == nil && len(o.writes) >= o.max:
 			return
@@ -113,7 +113,7 @@ func (o *outbox) put(e *event, p, old *pending) bool {
 			p.clean = now.startsClean()
 		}
 		if p.owner == "" && now != nil {
-			p.owner = now.owner // who writes p can use its lease, and releases it
+			p.owner = now.owner // writing p uses and releases the lease of its predecessor
 		}
 		if p.owner == "" {
 			p.owner = rand.Text()
@@ -170,12 +170,12 @@ func (o *outbox) doneBefore(e *event) {
 	})
 }
 
-// flush writes what is pending for a user, before anything that goes by what is
-// stored. It returns ErrStoreUnavailable if that cannot be done now.
+// flush writes the user's pending write, before an operation that depends on the
+// record. It returns ErrStoreUnavailable if that cannot be done now.
 func (o *outbox) flush(ctx context.Context, userID string) error {
 	for p := o.of(userID); p != nil; p = o.of(userID) {
 		writing, done, err := p.event.write(ctx)
-		if errors.Is(err, errOvertaken) { // by somebody who is through with it
+		if errors.Is(err, errOvertaken) { // by an event that has finished
 			o.done(p)
 			continue
 		}
@@ -196,7 +196,8 @@ func (o *outbox) flush(ctx context.Context, userID string) error {
 	return nil
 }
 
-// start has one goroutine write what is pending until nothing is.
+// start starts the goroutine that writes pending writes until none is left,
+// unless one runs.
 func (o *outbox) start() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -219,7 +220,7 @@ func (o *outbox) start() {
 	}()
 }
 
-// emptied reports whether nothing is pending; then who writes must end.
+// emptied reports whether nothing is pending; the writing goroutine then ends.
 func (o *outbox) emptied() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -245,7 +246,7 @@ func (o *outbox) flushSome() {
 			case errors.Is(err, errOvertaken):
 				o.done(p)
 				return nil
-			case err != nil: // somebody is at it
+			case err != nil: // another goroutine is writing for this user
 				return nil
 			}
 			defer done()
@@ -271,7 +272,8 @@ func (o *outbox) all() []*pending {
 // errLeaseElsewhere says that another process is asking for the user.
 var errLeaseElsewhere = errors.New("session: lease held by another process")
 
-// write writes p, for who has the turn. After an error it is pending still.
+// write stores p; the caller holds the user's turn. After an error p is still
+// pending.
 func (o *outbox) write(ctx context.Context, p *pending) error {
 	if o.of(p.userID) != p {
 		return nil
@@ -304,8 +306,8 @@ func (o *outbox) write(ctx context.Context, p *pending) error {
 	return nil
 }
 
-// writeLogout removes the session that the logout was about, and reports
-// whether it is gone, as opposed to replaced by a newer one.
+// writeLogout removes the session that was logged out. It returns false if a newer
+// session has replaced it.
 func (o *outbox) writeLogout(ctx context.Context, p *pending) (bool, error) {
 	for {
 		now, err := o.records.readLogout(ctx, p.userID)
@@ -325,8 +327,8 @@ func (o *outbox) writeLogout(ctx context.Context, p *pending) (bool, error) {
 	}
 }
 
-// writeLogin writes a login or a refresh unless it is overtaken, and reports
-// whether it did.
+// writeLogin stores a login or a refresh. It returns false if something newer has
+// overtaken it.
 func (o *outbox) writeLogin(ctx context.Context, p *pending) (bool, error) {
 	for {
 		now, err := o.records.readLogout(ctx, p.userID)
@@ -370,8 +372,8 @@ func (o *outbox) writeLogin(ctx context.Context, p *pending) (bool, error) {
 	}
 }
 
-// close waits for what is pending to be written, and then takes nothing any
-// more. It returns how many writes are left.
+// close waits for the pending writes, within limit, and then accepts no more. It
+// returns how many are left.
 func (o *outbox) close(limit time.Duration) (left int) {
 	o.mu.Lock()
 	idle := o.idle
@@ -382,7 +384,7 @@ func (o *outbox) close(limit time.Duration) (left int) {
 	left = len(o.writes)
 	o.mu.Unlock()
 	o.cancel()
-	waitFor(idle, closeGrace) // what is under way is over at once, unless a store ignores its context
+	waitFor(idle, closeGrace) // a write in progress ends at once, unless the store ignores its context
 	return left
 }
 

@@ -13,8 +13,8 @@ import (
 )
 
 // records is the Service's only way to the store. Health, counters, errors, the
-// near cache and the codec are kept in step in here, so that no caller can
-// forget one of them.
+// near cache and the codec are kept in step here, so that no caller can forget
+// one of them.
 type records struct {
 	store    Store
 	leases   Locker    // noLeases if the store has none
@@ -34,7 +34,7 @@ type records struct {
 	unread    *bounded.Map[unread]
 	silent    atomic.Bool   // the last call got no answer
 	answers   atomic.Uint64 // calls that got one
-	probing   atomic.Bool   // somebody finds out when the store is back
+	probing   atomic.Bool   // a goroutine is waiting for the store to come back
 }
 
 // snapshot is what the store held at a moment. login is nil when there is no
@@ -42,7 +42,7 @@ type records struct {
 type snapshot struct {
 	stored    Record
 	login     *login
-	refused   *login    // instead, if its token was refused, but it has a refresh token
+	refused   *login    // the session whose token the verifier refused, if it has a refresh token
 	loggedOut time.Time // when the user was last logged out, if it was asked for
 }
 
@@ -77,8 +77,8 @@ func (r *records) read(ctx context.Context, userID string) (snapshot, error) {
 	return r.decode(ctx, r.own(rec, userID), ticket, started)
 }
 
-// readLogout reads the user's record, and when the user was last logged out. The
-// result is to be written over, not to be served: its token is not checked.
+// readLogout reads the user's record and the time of the user's last logout. It
+// does not check the token: the result is a base for a write, not to be served.
 func (r *records) readLogout(ctx context.Context, userID string) (snapshot, error) {
 	started := time.Now()
 	rec, at, err := r.logouts.LoggedOutAt(ctx, userID)
@@ -113,14 +113,14 @@ func (r *records) renew(ctx context.Context, userID, owner string, ttl time.Dura
 	return err == nil && lease.Held, err
 }
 
-// release gives up owner's lease, with word of a failure for those who wait.
+// release gives up owner's lease, and leaves a note of a failure for the waiters.
 func (r *records) release(ctx context.Context, userID, owner, note string, keep time.Duration) error {
 	started := time.Now()
 	return r.observe(ctx, "release", started, r.leases.Release(ctx, userID, owner, note, keep))
 }
 
-// save puts next in the place of old, and gives owner's lease up with it unless
-// owner is "". It returns next as it is stored, or ErrConflict.
+// save replaces old by next and, unless owner is "", releases owner's lease in the
+// same step. It returns next as stored, or ErrConflict.
 func (r *records) save(ctx context.Context, owner string, old Record, next *login) (*login, error) {
 	value, err := r.codec.encode(next)
 	if err != nil {
@@ -146,7 +146,7 @@ func (r *records) save(ctx context.Context, owner string, old Record, next *logi
 		}
 		return &saved, nil
 	}
-	r.near.MarkStale(next.userID) // by somebody else, or by us after all
+	r.near.MarkStale(next.userID) // another process wrote, or our write got through
 	return nil, err
 }
 
@@ -219,7 +219,7 @@ func (r *records) all(ctx context.Context) iter.Seq2[*login, error] {
 	}
 }
 
-// probe reads the record of nobody.
+// probe reads a record that never exists, to see whether the store answers.
 func (r *records) probe(ctx context.Context) error {
 	started := time.Now()
 	_, err := r.store.Get(ctx, probeUser)
@@ -230,7 +230,7 @@ func (r *records) probe(ctx context.Context) error {
 }
 
 // decode turns a record into a snapshot and fills the near cache with it. It
-// fails when it cannot be told whether the token in the record is a good one.
+// returns an error when the verifier cannot judge the token in the record.
 func (r *records) decode(ctx context.Context, rec Record, t nearcache.Ticket, readAt time.Time) (snapshot, error) {
 	snap := snapshot{stored: rec}
 	if !rec.Exists() {
@@ -275,7 +275,7 @@ func (r *records) unchecked(userID string, rec Record) snapshot {
 	return snap
 }
 
-// check returns nil unless a verifier refuses the token of l, or cannot tell.
+// check returns nil unless the verifier refuses the token of l or cannot judge it.
 func (r *records) check(ctx context.Context, l *login) error {
 	if r.verify == nil || r.near.holds(l.userID, l.token.raw) {
 		return nil
@@ -283,8 +283,9 @@ func (r *records) check(ctx context.Context, l *login) error {
 	return r.verify.run(ctx, l.token.raw)
 }
 
-// own is rec if it is the user's: what a store returns for one user is not
-// believed of another. One that leaves the user out means who was asked for.
+// own returns rec if it belongs to the user, and else an empty record: a store
+// that mixes users up must not hand one user's token to another. A record without
+// a user ID belongs to the user who was asked for.
 func (r *records) own(rec Record, userID string) Record {
 	if rec.UserID != "" && rec.UserID != userID {
 		r.count.unreadable.Add(1)

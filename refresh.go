@@ -34,46 +34,47 @@ type refresher struct {
 	aheads   chan struct{}           // a slot per refresh ahead that runs
 
 	late      chan lateRelease // leases to be released when the store answers
-	releasing atomic.Bool      // somebody does
+	releasing atomic.Bool      // a goroutine is working through late
 }
 
 // need says what a refresh is for.
 type need struct {
 	satisfied func(*login) bool // whether a stored session already meets it
-	ahead     bool              // the token still serves: a "no" does not end the session yet
+	ahead     bool              // the present token is still valid: a "no" does not end the session yet
 }
 
-// landing is what a flight came back with.
+// landing is the result of a flight.
 type landing struct {
 	login *login
-	asOf  uint64 // its place in the user's order: it shows what was stored then, or later
+	asOf  uint64 // the place in the user's order as of which it is current, or newer
 }
 
 // flight is one refresh of one user.
 type flight struct {
 	need
 	event *event
-	asked time.Time // when a session begins that the flight makes
+	asked time.Time // the start of a session that the flight creates
 	owner string    // of the lease
 
 	base         snapshot // what is to be replaced
 	leased       bool
 	stopRenewing func()
-	spentDone    func() // called when what a refresh token brought is stored
-	keepsLease   bool   // until what is stored has no spent refresh token any more
+	spentDone    func() // called when the successor of a spent refresh token is stored
+	keepsLease   bool   // the stored refresh token is spent: nobody else may try it
 }
 
-// outcome is what came of asking the auth server. Nothing of it is stored yet.
+// outcome is the auth server's answer. Nothing of it is stored yet.
 type outcome struct {
-	next    *login // to be stored, even beside an error
-	spent   bool   // next was bought with the session's refresh token
+	next    *login // to be stored, even if err is not nil
+	spent   bool   // next was obtained with the session's refresh token
 	refused error  // why the refresh token was refused, if it was
 	ended   bool   // the clear no
 	err     error
 }
 
 var (
-	// errStillValid is how a refresh ahead ends that the auth server declined.
+	// errStillValid ends a refresh ahead that the auth server declined: the
+	// present token is still valid.
 	errStillValid = errors.New("session: no successor for a token that is still valid")
 
 	// errEnded is the clear no: the account has neither a link nor a way to
@@ -81,20 +82,20 @@ var (
 	errEnded = fmt.Errorf("%w: the auth server ended the session", ErrNotLoggedIn)
 )
 
-// maxFlights is how many flights one call waits for that others overtake.
+// maxFlights is how many overtaken flights in a row one call waits for.
 const maxFlights = 8
 
-// refresh returns a session as needed, from the store if another process put it
-// there meanwhile, from the auth server otherwise. All callers for a user share
-// one flight, which belongs to the Service: a caller who gives up leaves it to
-// the others. begun is the caller's place in the order: what a flight saw before
-// that is not good enough.
+// refresh returns a session that satisfies the need: from the store if another
+// process has put it there meanwhile, else from the auth server. All callers for
+// a user share one flight, which runs on the Service's context: a caller who gives
+// up leaves it to the others. begun is the caller's place in the user's order: a
+// result from before it is not good enough.
 func (r *refresher) refresh(ctx context.Context, userID string, begun uint64, n need) (*login, error) {
 	for flights := 1; ; flights++ {
 		led := false
 		landed := r.flights.DoChan(userID, func() (any, error) {
 			led = true
-			return r.fly(ctx, userID, n)
+			return r.doRefresh(ctx, userID, n)
 		})
 		select {
 		case <-ctx.Done():
@@ -104,8 +105,8 @@ func (r *refresher) refresh(ctx context.Context, userID string, begun uint64, n 
 			again := errors.Is(result.Err, errOvertaken)
 			if !led {
 				r.count.waits.Add(1)
-				// A flight for another purpose may have ended with less than
-				// this caller needs, and one that began earlier with older news.
+				// The shared flight may have been for another need, or may have
+				// begun too early.
 				again = again || result.Err == nil && (l.asOf < begun || !n.satisfied(l.login)) ||
 					errors.Is(result.Err, errStillValid) || flights == 1 && errors.Is(result.Err, ErrNotLoggedIn)
 			}
@@ -119,8 +120,8 @@ func (r *refresher) refresh(ctx context.Context, userID string, begun uint64, n 
 	}
 }
 
-// fly runs a flight under the Service's own context.
-func (r *refresher) fly(ctx context.Context, userID string, n need) (landed landing, err error) {
+// doRefresh runs a flight on the Service's own context.
+func (r *refresher) doRefresh(ctx context.Context, userID string, n need) (landed landing, err error) {
 	if err := r.life.begin(); err != nil {
 		return landing{}, err
 	}
@@ -168,11 +169,12 @@ func (r *refresher) do(ctx context.Context, userID string, n need) (landing, err
 	return landed, err
 }
 
-// conclude stores what came of asking, ends the session, or keeps it.
+// conclude acts on an outcome: it stores the new session, ends the session, or
+// leaves it as it is.
 func (r *refresher) conclude(ctx context.Context, f *flight, out outcome) (landed landing, err error) {
 	if out.next != nil || out.refused != nil {
-		// What the auth server gave is stored though the Service is closed
-		// meanwhile: a spent refresh token leaves nothing to go back to.
+		// Stored even if Close has been called meanwhile: the refresh token in
+		// the store is spent.
 		stored, cancel := r.lasting(ctx)
 		defer cancel()
 		ctx = stored
@@ -209,17 +211,17 @@ func (r *refresher) conclude(ctx context.Context, f *flight, out outcome) (lande
 	return landing{}, err
 }
 
-// lasting returns a context that Close does not end before it must.
+// lasting returns a context that Close cancels only at the end of its own limit.
 func (r *refresher) lasting(ctx context.Context) (context.Context, context.CancelFunc) {
 	last, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), commitTime, errTimeout)
 	stop := context.AfterFunc(r.life.late, cancel)
 	return last, func() { stop(); cancel() }
 }
 
-// commit puts what was got in the place of the flight's base, and releases the
-// lease with it. If the record changed meanwhile it obeys: a logout stays one, a
-// login or another's refresh is returned instead, and a data write is merged
-// with.
+// commit replaces the flight's base by the result and releases the lease in the
+// same step. If the record has changed meanwhile, the change wins: after a logout
+// the user stays logged out, a login or another process's refresh is returned
+// instead, and a data write is merged.
 func (r *refresher) commit(ctx context.Context, f *flight, got refreshed) (landing, error) {
 	writing, done, err := f.event.write(ctx)
 	if err != nil {
@@ -274,7 +276,7 @@ func sameAbsence(then, now Record) bool {
 	return !then.Exists() && !now.Exists() && then.Version != 0 && then.Version == now.Version
 }
 
-// obey returns what is stored by somebody else, if it is as needed.
+// obey returns what another process has stored, if it satisfies the flight.
 func (r *refresher) obey(ctx context.Context, f *flight, now snapshot, asOf uint64) (landing, error) {
 	if now.login == nil {
 		return landing{}, fmt.Errorf("%w: logged out meanwhile", ErrNotLoggedIn)
@@ -289,7 +291,7 @@ func (r *refresher) obey(ctx context.Context, f *flight, now snapshot, asOf uint
 	return landing{}, errOvertaken
 }
 
-// end removes the session that the auth server said no to, if it still is the
+// end removes the session after the auth server's clear no, if it is still the
 // one that was asked about.
 func (r *refresher) end(ctx context.Context, f *flight) (landing, error) {
 	writing, done, err := f.event.write(ctx)
@@ -314,8 +316,9 @@ func (r *refresher) end(ctx context.Context, f *flight) (landing, error) {
 	return landing{}, cmp.Or(err, errEnded)
 }
 
-// dropRefreshToken takes a refused refresh token out of a session that stays, so
-// that it is not tried again. Losing to another write is as good.
+// dropRefreshToken removes a refused refresh token from a session that stays, so
+// that it is not tried again. A conflict is ignored: the other write has replaced
+// the token, or the next flight tries again.
 func (r *refresher) dropRefreshToken(ctx context.Context, f *flight, why error) {
 	if f.base.login.expires.IsZero() {
 		return
@@ -333,7 +336,7 @@ func (r *refresher) dropRefreshToken(ctx context.Context, f *flight, why error) 
 	}
 }
 
-// overtakenOr returns errOvertaken if that is what err is, and else otherwise.
+// overtakenOr returns errOvertaken if err is that, and otherwise the other error.
 func overtakenOr(err, otherwise error) error {
 	if errors.Is(err, errOvertaken) {
 		return errOvertaken

@@ -21,7 +21,7 @@ func testKey(b byte) []byte { return bytes.Repeat([]byte{b}, 32) }
 func newCodec(t testing.TB, opts ...Option) codec {
 	t.Helper()
 	var c config
-	require.NoError(t, c.settle(append(opts, WithStore(new(MemoryStore)))))
+	require.NoError(t, c.apply(append(opts, WithStore(new(MemoryStore)))))
 	return c.codec
 }
 

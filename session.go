@@ -63,7 +63,7 @@ import (
 // return [ErrClosed] after Close, [ErrInvalidUserID] for what is not a Matrix
 // user ID, and the context's error when it ends first.
 type Service struct {
-	near  *nearCache // for the hit; whatever else goes by way of records
+	near  *nearCache // for the hit; everything else goes through records
 	count counters
 	settings
 	records    *records
@@ -84,7 +84,7 @@ type settings struct {
 	sessionTTL  time.Duration
 	ahead       time.Duration
 	storageMode string
-	closers     []func(limit time.Duration) error // what Close closes, in order
+	closers     []func(limit time.Duration) error // for Close, in order
 }
 
 // Session describes a user's session. It is a copy: changing it changes
@@ -109,7 +109,7 @@ func (s *Session) Token() string { return s.token.reveal() }
 // no sense are errors.
 func New(opts ...Option) (*Service, error) {
 	c := newConfig()
-	if err := c.settle(opts); err != nil {
+	if err := c.apply(opts); err != nil {
 		return nil, err
 	}
 	if len(c.codec.keys) > 0 && !c.codec.seals {
@@ -150,11 +150,11 @@ func New(opts ...Option) (*Service, error) {
 	return s, nil
 }
 
-// Close stops everything the Service started: flights end, refreshes ahead end,
-// the change feed ends, and every later call returns ErrClosed. It waits 5 s at
-// most for calls that run, up to 13 s for those that have spent a single-use
-// refresh token, whose successor must not be lost, and then 5 s at most for what
-// is still to be written to a store that was away. It closes the store and the
+// Close stops everything the Service started (refreshes, the change feed, writes
+// to a store that was away), and every later call returns ErrClosed. It waits up
+// to 5 s for running calls, up to 13 s for those that have spent a single-use
+// refresh token, whose successor must not be lost, and then up to 5 s for writes
+// that are still pending. It closes the store and the
 // Redis client if New made them. It returns ErrStoreUnavailable if something was
 // not stored. Calling it again does nothing.
 func (s *Service) Close() error {
@@ -190,8 +190,9 @@ func (s *Service) Format(f fmt.State, _ rune) {
 	fmt.Fprintf(f, "session.Service(%s)", s.storageMode)
 }
 
-// enter begins an exported method about a user, which calls s.life.end when it
-// is over, with what is checked before anything is read, written or sent.
+// enter begins an exported method about a user: it makes the checks that come
+// before anything is read, written or sent. The method calls s.life.end when it
+// returns.
 func (s *Service) enter(ctx context.Context, userID string) error {
 	if err := checkUserID(userID); err != nil {
 		return err

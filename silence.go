@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// When the store does not answer: who notices, who waits for it, and who finds
-// out that it is back.
+// A store that does not answer: how it is noticed, who still waits for it, and
+// how its return is noticed.
 
-// observe keeps the books on a store call and wraps its failure. ErrConflict is
-// part of the contract and the caller's own giving up is no failure of the
-// store's; a deadline of the caller's that passes is no answer either, though.
+// observe records the result of a store call in health and counters, and wraps a
+// failure. ErrConflict is no failure, and neither is a caller's cancellation. A
+// caller's deadline that passes counts as no answer.
 func (r *records) observe(ctx context.Context, op string, started time.Time, err error) error {
 	took := time.Since(started)
 	switch {
@@ -45,14 +45,15 @@ func (r *records) observe(ctx context.Context, op string, started time.Time, err
 	if !writes(op) {
 		r.silent.Store(true)
 	}
-	r.findOut() // what is refused to be written may be read
+	r.findOut() // a store that refuses writes may still answer reads
 	return storeError(op, err)
 }
 
 // writes reports whether an operation changes the store.
 func writes(op string) bool { return op == "write" || op == "delete" || op == "lease" }
 
-// findOut has one goroutine probe the store, until it answers.
+// findOut starts the goroutine that probes the store until it answers, unless one
+// runs.
 func (r *records) findOut() {
 	if r.probing.Load() || r.probing.Swap(true) {
 		return
@@ -77,16 +78,17 @@ func (r *records) findOut() {
 // unread marks a user whose record could not be read.
 type unread struct {
 	failed  time.Time    // when that was last found
-	reading *atomic.Bool // somebody is trying again
+	reading *atomic.Bool // a caller is trying again
 }
 
-// away reports whether the user's record could not be read a moment ago, and the
-// store does not answer at all since or it was only a moment. Then it is read
-// behind the caller, one call at a time: a Cluster may be away in part.
+// away reports whether to serve the user from memory without asking the store:
+// its last read failed, and either the store has answered nobody since or that
+// was less than knownAgain ago. The record is then read behind the caller, one
+// read at a time, because a part of a Cluster may be away.
 func (r *records) away(ctx context.Context, userID string) bool {
 	silent := r.silent.Load()
 	if silent {
-		r.findOut() // should nobody be at it
+		r.findOut() // unless a goroutine is probing already
 	}
 	mark, marked := r.unread.Load(userID)
 	recent := time.Since(mark.failed) < knownAgain
@@ -116,9 +118,9 @@ func (r *records) unreadable(userID string) {
 	r.unread.Store(userID, unread{time.Now(), new(atomic.Bool)})
 }
 
-// patient bounds a read that has a known session to fall back on. A store that
-// goes on to answer others is under load rather than away, and what is known may
-// have ended in a gap of the feed: then it is waited for a little longer.
+// patient bounds a read that has a known session to fall back on. If the store
+// answers other calls meanwhile it is under load rather than away, and the read
+// gets longer: the known session may have ended in a gap of the feed.
 func (r *records) patient(ctx context.Context) (context.Context, context.CancelFunc) {
 	if r.silent.Load() {
 		return context.WithTimeoutCause(ctx, knownWaitSilent, errTimeout)
@@ -138,7 +140,7 @@ func (r *records) patient(ctx context.Context) (context.Context, context.CancelF
 	}
 }
 
-// brief is ctx, less long if the store is known not to answer.
+// brief is ctx, with a shorter limit while the store is known not to answer.
 func (r *records) brief(ctx context.Context) (context.Context, context.CancelFunc) {
 	if r.silent.Load() {
 		return context.WithTimeoutCause(ctx, storeBrief, errTimeout)
@@ -146,9 +148,9 @@ func (r *records) brief(ctx context.Context) (context.Context, context.CancelFun
 	return ctx, func() {}
 }
 
-// apart runs do beside its caller. do calls a caller's store, transport or
-// verifier: if it panics, or ends its goroutine as a failing test does, that is
-// an error, where it would end the bot or leave its caller waiting.
+// apart runs do in a goroutine of its own and waits for it. do calls code of the
+// embedder's (a store, transport or verifier): if that panics or calls
+// runtime.Goexit, as a failing test does, apart returns an error.
 func apart(do func() error) error {
 	done := make(chan error, 1)
 	go func() {

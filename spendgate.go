@@ -37,8 +37,8 @@ type fate int
 
 const (
 	notSpent   fate = iota // it was not sent, or put off
-	answered               // the auth server said what became of it
-	unanswered             // nobody did
+	answered               // the auth server accepted or refused it
+	unanswered             // its fate is unknown
 )
 
 // enter waits for the turn of a token, for as long as patience and ctx allow.
@@ -64,7 +64,7 @@ func (g *spendGate) enter(ctx context.Context, token secret, patience time.Durat
 			}
 			return nil, notAskedError(opRefresh, "not asked", errNoTurn)
 		}
-		if err := g.held(token); err != nil { // what was waited for got no answer
+		if err := g.held(token); err != nil { // the call before ours got no answer
 			<-g.turn
 			return nil, err
 		}

@@ -9,7 +9,7 @@ import (
 const (
 	maxRemembered = 100_000 // users, in each of the memories about users
 	maxAheads     = 32      // refreshes ahead at a time
-	maxReleases   = 1000    // leases that wait for the store to be released
+	maxReleases   = 1000    // leases to be released when the store is back
 )
 
 // Token returns the user's access token, good for more than 60 more seconds

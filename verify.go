@@ -42,8 +42,8 @@ const opCheck = "token check"
 // A token from the auth server that fails, or about which verify cannot tell, is
 // not served: the caller gets ErrAuthUnavailable and the session stays. A record
 // whose token fails reads as no session, with a line in the log. One about which
-// verify cannot tell stays as it is, and whatever needs it, data and a log-in
-// over it included, returns ErrAuthUnavailable. [Service.Users],
+// verify cannot tell stays as it is, and whatever needs it, data and a login over
+// it included, returns ErrAuthUnavailable. [Service.Users],
 // [Service.Stats] and [Service.Cleanup] do not check tokens.
 func WithTokenVerifier(verify func(ctx context.Context, token string) error) Option {
 	return func(c *config) error {
@@ -92,9 +92,9 @@ func (verify tokenCheck) run(ctx context.Context, token secret) error {
 	return fmt.Errorf("%w: %s", errBadToken, withoutToken(err, token))
 }
 
-// beside runs a caller's verifier beside its caller, so that one which heeds no
-// context blocks nobody; a panic, or the end of its goroutine, is an answer that
-// it cannot tell.
+// beside runs the embedder's verifier in a goroutine of its own, so that one that
+// ignores its context blocks nobody. A panic, or runtime.Goexit, counts as "cannot
+// tell".
 func (verify tokenCheck) beside(ctx context.Context, token string) error {
 	done := make(chan error, 1)
 	go func() {
@@ -118,7 +118,7 @@ func (verify tokenCheck) beside(ctx context.Context, token string) error {
 }
 
 // granted checks a token that the auth server has just handed out: a bad one is
-// the server's fault, and no more to be served than none.
+// the server's failure, and is not served.
 func (verify tokenCheck) granted(ctx context.Context, token string) error {
 	err := verify.run(ctx, newSecret(token))
 	if errors.Is(err, errBadToken) {
