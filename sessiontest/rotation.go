@@ -91,10 +91,14 @@ func (s *AuthServer) spendable(g *grant) (*user, *refusal) {
 // all its other goroutines are blocked.
 func letOthersArrive() {
 	began := time.Now()
-	idle := make(chan struct{})
-	timer := time.AfterFunc(time.Hour, func() { close(idle) })
-	timer.Reset(0) // in a bubble, one that was set before fires when all are blocked, a new one at once
-	<-idle
+	// Twice: the first may fire at once, if the bubble is just looking at its
+	// timers, as it does when it begins.
+	for range 2 {
+		idle := make(chan struct{})
+		timer := time.AfterFunc(time.Hour, func() { close(idle) })
+		timer.Reset(0) // in a bubble, one that was set before fires when all are blocked, a new one at once
+		<-idle
+	}
 	// Only the clock of a bubble stood still meanwhile.
 	if passed := time.Since(began); passed > 0 {
 		time.Sleep(rotationTime - passed)
