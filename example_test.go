@@ -7,6 +7,8 @@ import (
 	"io"
 	"log"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -259,6 +261,36 @@ func ExampleService_Client() {
 	// Output:
 	// Bearer token sent: true
 	// 200 <nil>
+}
+
+// A generated API client is built once, and each request says whose it is.
+func ExampleService_HTTPClient() {
+	auth := exampleServer()
+	auth.Link("@alice:matrix.example", "alice@example.com")
+	svc := exampleService(auth)
+	defer svc.Close()
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "token sent: ", r.Header.Get("Authorization") != "")
+	}))
+	defer backend.Close()
+
+	client := svc.HTTPClient(session.AllowHosts(strings.TrimPrefix(backend.URL, "http://")))
+	ctx := session.WithUser(context.Background(), "@alice:matrix.example")
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, backend.URL, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(string(body))
+	// Output: token sent: true
 }
 
 func ExampleService_Users() {

@@ -12,15 +12,24 @@ import (
 // is held back, so that the next request has the new token.
 const renewWait = 2 * time.Second
 
+// HTTPClient returns one client for all users, for API clients that are built
+// once: the user of a request is the one that [WithUser] put into its context. A
+// request without one fails with [ErrInvalidUserID]. Give it [AllowHosts], so that
+// no URL can lead the token elsewhere. See [Service.Transport] for the rest.
+func (s *Service) HTTPClient(opts ...ClientOption) *http.Client {
+	return &http.Client{Transport: s.transport(userIn, nil, opts)}
+}
+
 // Client returns an HTTP client that sends requests with the user's token, and
 // again with a new one when a backend answers 401. See [Service.Transport].
-func (s *Service) Client(userID string) *http.Client {
-	return &http.Client{Transport: s.Transport(userID, nil)}
+func (s *Service) Client(userID string, opts ...ClientOption) *http.Client {
+	return &http.Client{Transport: s.Transport(userID, nil, opts...)}
 }
 
 // Transport returns a round tripper over base (nil: [http.DefaultTransport])
-// that adds "Authorization: Bearer" with the user's token to each request. It
-// is safe for concurrent use. RoundTrip returns the errors of [Service.Token].
+// that adds "Authorization: Bearer" with the user's token to each request, unless
+// [AllowHosts] leaves its host out. It is safe for concurrent use. RoundTrip
+// returns the errors of [Service.Token].
 //
 // When the answer is 401 it replaces the token as [Service.Refresh] does and
 // sends the request once more. The 401 is passed on when Refresh has no other
@@ -42,30 +51,46 @@ func (s *Service) Client(userID string) *http.Client {
 // be seen here: an [http.Client] inside it would take the token to other ports
 // and subdomains. If a response shows that base has done so, RoundTrip returns
 // an error. The Response.Request that callers see does not have the token.
-func (s *Service) Transport(userID string, base http.RoundTripper) http.RoundTripper {
+func (s *Service) Transport(userID string, base http.RoundTripper, opts ...ClientOption) http.RoundTripper {
+	return s.transport(func(context.Context) string { return userID }, base, opts)
+}
+
+func (s *Service) transport(user func(context.Context) string, base http.RoundTripper, opts []ClientOption) *userTransport {
 	if base == nil {
 		base = http.DefaultTransport
 	}
-	return &userTransport{s, userID, base}
+	t := &userTransport{service: s, user: user, base: base}
+	for _, opt := range opts {
+		if opt != nil {
+			opt(&t.config)
+		}
+	}
+	return t
 }
 
 type userTransport struct {
 	service *Service
-	userID  string
+	user    func(context.Context) string // whose token a request gets
 	base    http.RoundTripper
+	config  clientConfig
 }
 
 // RoundTrip implements [http.RoundTripper].
 func (t *userTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL == nil || req.Header == nil {
+	switch {
+	case req.URL == nil || req.Header == nil:
 		closeBody(req)
 		return nil, errors.New("session: request without a URL or a header")
+	case t.config.err != nil:
+		closeBody(req)
+		return nil, t.config.err
 	}
 	hops := chainOf(req)
-	if hops.strayed {
+	if hops.strayed || !t.config.allows(hops.last) {
 		return t.send(req, hops, "")
 	}
-	token, err := t.service.Token(req.Context(), t.userID)
+	userID := t.user(req.Context())
+	token, err := t.service.Token(req.Context(), userID)
 	if err != nil {
 		closeBody(req)
 		return nil, err
@@ -74,7 +99,7 @@ func (t *userTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil || resp.StatusCode != http.StatusUnauthorized {
 		return resp, err
 	}
-	renewed, err := t.renew(req, token)
+	renewed, err := t.renew(req, userID, token)
 	switch {
 	case errors.Is(err, ErrNotLoggedIn), err != nil && req.Context().Err() != nil:
 		resp.Body.Close()
@@ -99,14 +124,14 @@ func (t *userTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // renew replaces the token that was refused. A caller whose request cannot be
 // sent again does not wait for long: the replacement goes on without them.
-func (t *userTransport) renew(req *http.Request, refused string) (string, error) {
+func (t *userTransport) renew(req *http.Request, userID, refused string) (string, error) {
 	ctx := req.Context()
 	if !replayable(req) {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, renewWait)
 		defer cancel()
 	}
-	return t.service.Refresh(ctx, t.userID, refused)
+	return t.service.Refresh(ctx, userID, refused)
 }
 
 // send passes a copy of req to base, with the token if there is one, and refuses
