@@ -23,6 +23,11 @@ import (
 //	REDIS_PORT             beside REDIS_HOST; 6379
 //	REDIS_PASSWORD         none
 //
+// and under a name of this package's own, for [WithEncryption]:
+//
+//	SESSION_ENCRYPTION_KEYS  keys as ParseKey reads them, the current one first, then
+//	                         older ones, separated by commas; ",key" has no current one
+//
 // A REDIS_PORT such as tcp://10.0.0.1:6379, which Kubernetes sets for a service
 // that is called redis, is ignored, with a line in the log. A Redis client made
 // from the environment is closed by Close.
@@ -56,6 +61,35 @@ func (c *config) applyEnv() (err error) {
 	opts.ContextTimeoutEnabled = true
 	c.redis = redis.NewClient(opts)
 	c.ownRedis = true
+	return nil
+}
+
+// applyKeysFromEnv is WithEncryption with the keys in the environment.
+func (c *config) applyKeysFromEnv() error {
+	const name = "SESSION_ENCRYPTION_KEYS"
+	list := os.Getenv(name)
+	if c.codec.keys != nil || list == "" {
+		return nil
+	}
+	var current []byte
+	var older [][]byte
+	for i, text := range strings.Split(list, ",") {
+		if i == 0 && strings.TrimSpace(text) == "" {
+			continue
+		}
+		key, err := ParseKey(text)
+		switch {
+		case err != nil:
+			return fmt.Errorf("session: %s: number %d: %w", name, i+1, err)
+		case i == 0:
+			current = key
+		default:
+			older = append(older, key)
+		}
+	}
+	if err := WithEncryption(current, older...)(c); err != nil {
+		return fmt.Errorf("session: %s: %w", name, err)
+	}
 	return nil
 }
 

@@ -92,10 +92,10 @@ func WithUser(ctx context.Context, userID string) context.Context {
 	return context.WithValue(ctx, userKey{}, userID)
 }
 
-type userKey struct{}
-
-// userIn returns the user of a request's context, or "".
-func userIn(ctx context.Context) string {
+// UserFrom returns the user that [WithUser] put into ctx, or "".
+func UserFrom(ctx context.Context) string {
 	userID, _ := ctx.Value(userKey{}).(string)
 	return userID
 }
+
+type userKey struct{}

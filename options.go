@@ -295,6 +295,11 @@ func (c *config) apply(opts []Option) error {
 			return err
 		}
 	}
+	if c.fromEnv {
+		if err := c.applyKeysFromEnv(); err != nil {
+			return err
+		}
+	}
 	if err := c.codec.check(); err != nil {
 		return err
 	}

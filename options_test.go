@@ -186,7 +186,7 @@ func TestPortWithoutAHostIsRefused(t *testing.T) {
 // clearEnv sets what FromEnv reads to nothing.
 func clearEnv(t *testing.T) {
 	t.Helper()
-	for _, name := range []string{"MANA_CORE_AUTH_URL", "MANA_CORE_SERVICE_KEY", "SESSION_STORAGE_MODE", "REDIS_URL", "REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD"} {
+	for _, name := range []string{"MANA_CORE_AUTH_URL", "MANA_CORE_SERVICE_KEY", "SESSION_STORAGE_MODE", "REDIS_URL", "REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "SESSION_ENCRYPTION_KEYS"} {
 		t.Setenv(name, "")
 	}
 }

@@ -33,8 +33,8 @@ const sealedExtra = len(sealedPrefix) + chacha20poly1305.NonceSizeX + chacha20po
 
 // WithEncryption seals the records in the store, so that whoever reads the
 // store learns nothing from them but their size, and whoever writes to it can
-// neither change one nor hand one user's to another. Keys have 32 random bytes
-// (openssl rand 32) and are copied.
+// neither change one nor hand one user's to another. Keys have 32 random bytes:
+// [ParseKey] reads what openssl rand -base64 32 prints. They are copied.
 //
 // It may be given once: a second one would silently replace the first.
 //

@@ -17,7 +17,7 @@ const renewWait = 2 * time.Second
 // request without one fails with [ErrInvalidUserID]. Give it [AllowHosts], so that
 // no URL can lead the token elsewhere. See [Service.Transport] for the rest.
 func (s *Service) HTTPClient(opts ...ClientOption) *http.Client {
-	return &http.Client{Transport: s.transport(userIn, nil, opts)}
+	return &http.Client{Transport: s.transport(UserFrom, nil, opts)}
 }
 
 // Client returns an HTTP client that sends requests with the user's token, and
