@@ -18,10 +18,10 @@ import (
 	"github.com/mana/session/internal/world"
 )
 
-// documentedACL is what the README gives to a bot's user on Redis.
+// documentedACL is what docs/operations.md gives to a bot's user on Redis.
 func documentedACL(t *testing.T) []string {
 	t.Helper()
-	readme, err := os.ReadFile("../../README.md")
+	readme, err := os.ReadFile("../../docs/operations.md")
 	require.NoError(t, err)
 	rules := regexp.MustCompile("(?s)`(~bot:session[^`]*)`").FindSubmatch(readme)
 	require.NotNil(t, rules)
