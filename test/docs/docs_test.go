@@ -2,7 +2,7 @@ package docs_test
 
 import (
 	"bytes"
-	"fmt"
+	"go/format"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,45 +38,44 @@ func pages(t *testing.T) map[string]string {
 
 var goBlock = regexp.MustCompile("(?ms)^```go\n(.*?)^```$")
 
-// Every Go block is a whole program or test, which compiles.
+// Every Go block is a whole program or test, which compiles, in the module that
+// has what it imports.
 func TestGoBlocksCompile(t *testing.T) {
 	if testing.Short() {
 		t.Skip("compiles other modules")
 	}
 	t.Parallel()
-	blocks := 0
+	modules := make(map[string][]string) // of blocks
 	for page, text := range pages(t) {
-		for i, block := range goBlock.FindAllStringSubmatch(text, -1) {
-			blocks++
-			t.Run(fmt.Sprintf("%s, block %d", page, i+1), func(t *testing.T) { compile(t, block[1]) })
-		}
-		require.Equal(t, strings.Count(text, "```go"), len(goBlock.FindAllString(text, -1)), "a block of %s has no end", page)
-	}
-	require.Greater(t, blocks, 5)
-}
-
-// compile vets a block in the module that has what it imports.
-func compile(t *testing.T, block string) {
-	t.Helper()
-	module := "."
-	for _, nested := range []string{"jwks", "oauth2", "grpc"} {
-		if strings.Contains(block, `"github.com/mana/session/`+nested+`"`) {
-			module = nested
+		found := goBlock.FindAllStringSubmatch(text, -1)
+		require.Len(t, found, strings.Count(text, "```go"), "a block of %s has no end", page)
+		for _, block := range found {
+			formatted, err := format.Source([]byte(block[1]))
+			require.NoError(t, err, page)
+			require.Equal(t, string(formatted), block[1], "gofmt would change a block of %s", page)
+			module := "."
+			for _, nested := range []string{"jwks", "oauth2", "grpc"} {
+				if strings.Contains(block[1], `"github.com/mana/session/`+nested+`"`) {
+					module = nested
+				}
+			}
+			modules[module] = append(modules[module], block[1])
 		}
 	}
-	name := "main.go"
-	if strings.Contains(block, "_test\n") {
-		name = "block_test.go"
+	require.Len(t, modules, 4)
+	for module, blocks := range modules {
+		for i, block := range blocks {
+			file := filepath.Join(t.TempDir(), "main.go")
+			if strings.Contains(block, "_test\n") {
+				file = filepath.Join(t.TempDir(), "block_test.go")
+			}
+			require.NoError(t, os.WriteFile(file, []byte(block), 0o600))
+			vet := exec.CommandContext(t.Context(), "go", "vet", file)
+			vet.Dir = filepath.Join(root, module)
+			out, err := vet.CombinedOutput()
+			require.NoError(t, err, "block %d that belongs to module %s: %s", i, module, out)
+		}
 	}
-	file := filepath.Join(t.TempDir(), name)
-	require.NoError(t, os.WriteFile(file, []byte(block), 0o600))
-	vet := exec.CommandContext(t.Context(), "go", "vet", file)
-	vet.Dir = filepath.Join(root, module)
-	out, err := vet.CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	formatted, err := exec.CommandContext(t.Context(), "gofmt", "-l", file).CombinedOutput()
-	require.NoError(t, err)
-	require.Empty(t, string(formatted), "gofmt would change it")
 }
 
 // The test that docs/testing.md shows passes.
