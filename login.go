@@ -44,7 +44,7 @@ func (s *Service) Login(ctx context.Context, userID, email, password string) (*S
 		e.end()
 		return nil, err
 	}
-	return s.commitLogin(ctx, e, begun, nil, g)
+	return s.commitLogin(ctx, e, begun, g)
 }
 
 // checkLogin refuses a login that is not worth a call, or too many.
@@ -73,8 +73,8 @@ func (s *Service) askLogin(ctx context.Context, email, password string) (grant, 
 }
 
 // commitLogin makes what the auth server has granted the user's session, and
-// ends the event. p is nil for a login that was not prepared.
-func (s *Service) commitLogin(ctx context.Context, e *event, begun time.Time, p *prepared, g grant) (*Session, error) {
+// ends the event.
+func (s *Service) commitLogin(ctx context.Context, e *event, begun time.Time, g grant) (*Session, error) {
 	// The auth server has logged the user in: from here on the login must not be
 	// lost, even if the caller gives up.
 	var installed *login
@@ -83,7 +83,7 @@ func (s *Service) commitLogin(ctx context.Context, e *event, begun time.Time, p 
 			s.count.loginFailures.Add(1)
 			return err
 		}
-		if installed, err = s.install(ctx, e, begun, p, s.granted(e.userID, g)); err != nil {
+		if installed, err = s.install(ctx, e, begun, s.granted(e.userID, g)); err != nil {
 			return err
 		}
 		s.count.logins.Add(1)
@@ -127,7 +127,7 @@ func (s *Service) detached(ctx context.Context, e *event, limit time.Duration, d
 
 // install makes next the user's session, whatever is stored: in the store or,
 // while the store is away, in this process until it is back.
-func (s *Service) install(ctx context.Context, e *event, begun time.Time, p *prepared, next *login) (*login, error) {
+func (s *Service) install(ctx context.Context, e *event, begun time.Time, next *login) (*login, error) {
 	writing, done, err := e.write(ctx)
 	if err != nil {
 		return nil, s.overtakenBy(err)
@@ -137,7 +137,7 @@ func (s *Service) install(ctx context.Context, e *event, begun time.Time, p *pre
 	next.since = s.refresher.clock.now()
 	for {
 		brief, cancel := s.records.brief(writing)
-		installed, err := s.installOnce(brief, e, begun, p, next)
+		installed, err := s.installOnce(brief, e, begun, next)
 		cancel()
 		switch {
 		case err == nil:
@@ -149,7 +149,7 @@ func (s *Service) install(ctx context.Context, e *event, begun time.Time, p *pre
 				continue
 			}
 			return nil, s.overtakenBy(overtakenOr(context.Cause(writing), storeError("write", err)))
-		case errors.Is(err, ErrStoreUnavailable) && p == nil:
+		case errors.Is(err, ErrStoreUnavailable):
 			return s.installLater(e, next, err)
 		}
 		return nil, s.overtakenBy(err)
@@ -157,16 +157,13 @@ func (s *Service) install(ctx context.Context, e *event, begun time.Time, p *pre
 }
 
 // installOnce is one attempt: a read and a write.
-func (s *Service) installOnce(ctx context.Context, e *event, begun time.Time, p *prepared, next *login) (*login, error) {
+func (s *Service) installOnce(ctx context.Context, e *event, begun time.Time, next *login) (*login, error) {
 	base, err := s.records.readLogout(ctx, e.userID)
 	if err != nil {
 		return nil, err
 	}
 	if e.isAnswered() && (base.loggedOut.After(begun) || base.login.sinceOrZero().After(begun)) {
 		return nil, errOvertaken // by another process
-	}
-	if p.voidedBy(base.loggedOut, s.outbox.of(e.userID)) {
-		return nil, fmt.Errorf("%w: a logout came after it was prepared", ErrLoginExpired)
 	}
 	next.since = s.refresher.clock.after(next.since, base.login.sinceOrZero(), base.loggedOut)
 	merged, same := mergeLogin(base.login, next, s.outbox.of(e.userID).startsClean())
