@@ -19,6 +19,7 @@ type records struct {
 	store    Store
 	leases   Locker    // noLeases if the store has none
 	logouts  LogoutLog // noLogoutLog if the store has none
+	lister   Lister    // noList if the store has none
 	canSpend bool      // the store has leases: refresh tokens are safe to use
 	codec    codec
 	verify   tokenCheck
@@ -48,7 +49,7 @@ type snapshot struct {
 
 func newRecords(c config, near *nearCache, count *counters, life *lifetime) *records {
 	r := &records{
-		store: c.store, leases: noLeases{c.store}, logouts: noLogoutLog{c.store},
+		store: c.store, leases: noLeases{c.store}, logouts: noLogoutLog{c.store}, lister: noList{c.store},
 		codec: c.codec, verify: c.verify, near: near, health: newComponent(), writing: newComponent(),
 		count: count, logger: c.logger, life: life,
 		keepNotes: c.sessionTTL,
@@ -59,6 +60,9 @@ func newRecords(c config, near *nearCache, count *counters, life *lifetime) *rec
 	}
 	if log, ok := c.store.(LogoutLog); ok {
 		r.logouts = log
+	}
+	if lister, ok := c.store.(Lister); ok {
+		r.lister = lister
 	}
 	return r
 }
@@ -173,12 +177,29 @@ func (r *records) removed(ctx context.Context, userID string, started time.Time,
 	return err
 }
 
-// all walks over the sessions in the store, expired ones included. The walk ends
-// with the Service.
-func (r *records) all(ctx context.Context) iter.Seq2[*login, error] {
-	return func(yield func(*login, error) bool) {
+// listed is a session that a walk came by.
+type listed struct {
+	Record           // without its Value if that was neither asked for nor needed
+	ends   time.Time // zero: never by itself
+}
+
+func (l listed) live(now time.Time) bool { return l.ends.IsZero() || l.ends.After(now) }
+
+// list walks over the sessions in the store, expired ones included, without their
+// values if the store can do that. The walk ends with the Service.
+func (r *records) list(ctx context.Context) iter.Seq2[listed, error] {
+	return r.walk(ctx, r.lister.List(ctx))
+}
+
+// all is list with the values, which have the last word on when a session ends.
+func (r *records) all(ctx context.Context) iter.Seq2[listed, error] {
+	return r.walk(ctx, r.store.All(ctx))
+}
+
+func (r *records) walk(ctx context.Context, found iter.Seq2[Record, error]) iter.Seq2[listed, error] {
+	return func(yield func(listed, error) bool) {
 		if err := r.life.begin(); err != nil {
-			yield(nil, err)
+			yield(listed{}, err)
 			return
 		}
 		begun := true
@@ -188,19 +209,23 @@ func (r *records) all(ctx context.Context) iter.Seq2[*login, error] {
 			}
 		}()
 		started := time.Now()
-		for rec, err := range r.store.All(ctx) {
+		for rec, err := range found {
 			if err = r.observe(ctx, "list", started, err); err != nil {
-				yield(nil, err)
+				yield(listed{}, err)
 				return
 			}
+			l := listed{rec, rec.Expires}
 			if checkUserID(rec.UserID) != nil {
 				continue
 			}
-			l := &login{userID: rec.UserID, expires: rec.Expires, stored: rec}
-			if rec.Expires.IsZero() || !r.codec.believed(rec) { // only the record itself tells
-				if l, err = r.codec.decode(rec); err != nil {
+			// A record that was not read is current. Of others that have no end, or
+			// are sealed, only the value tells.
+			if rec.Exists() && (rec.Expires.IsZero() || !r.codec.believed(rec)) {
+				decoded, err := r.codec.decode(rec)
+				if err != nil {
 					continue
 				}
+				l.ends = decoded.expires
 			}
 			// A caller may close the Service in the loop, which does not wait
 			// for the loop then.
@@ -210,7 +235,7 @@ func (r *records) all(ctx context.Context) iter.Seq2[*login, error] {
 				return
 			}
 			if err := r.life.begin(); err != nil {
-				yield(nil, err)
+				yield(listed{}, err)
 				return
 			}
 			begun = true

@@ -206,15 +206,16 @@ func (s *Service) enter(ctx context.Context, userID string) error {
 // Users yields the Matrix IDs of the users with a live session, from the
 // store, in no order. It yields an error, last, when the store cannot be read
 // (ErrStoreUnavailable) or the Service is closed (ErrClosed). It does not block
-// the store for others.
+// the store for others. On Redis it goes by keys and TTLs, as [Service.Stats] does:
+// it may yield a user whose record Token would not take for a session.
 func (s *Service) Users(ctx context.Context) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		for l, err := range s.records.all(ctx) {
+		for l, err := range s.records.list(ctx) {
 			if err != nil {
 				yield("", err)
 				return
 			}
-			if l.live(time.Now()) && !yield(l.userID, nil) {
+			if l.live(time.Now()) && !yield(l.UserID, nil) {
 				return
 			}
 		}
@@ -224,7 +225,8 @@ func (s *Service) Users(ctx context.Context) iter.Seq2[string, error] {
 // Cleanup drops expired sessions now and returns how many it dropped. It is
 // never necessary: the memory store drops them by itself and Redis by TTL; on
 // Redis it finds records whose TTL was extended past the session's end by the
-// TypeScript service. It returns ErrStoreUnavailable when the store fails.
+// TypeScript service. To find them it reads every record, a few MiB at a time. It
+// returns ErrStoreUnavailable when the store fails.
 func (s *Service) Cleanup(ctx context.Context) (int, error) {
 	dropped := 0
 	for l, err := range s.records.all(ctx) {
@@ -234,7 +236,7 @@ func (s *Service) Cleanup(ctx context.Context) (int, error) {
 		if l.live(time.Now()) {
 			continue
 		}
-		err := s.records.remove(ctx, l.stored)
+		err := s.records.remove(ctx, l.Record)
 		if errors.Is(err, ErrConflict) {
 			continue // somebody has just logged in again
 		} else if err != nil {

@@ -58,7 +58,7 @@ func (r Record) LogValue() slog.Value { return slog.StringValue(r.String()) }
 //
 // A store that is shared between processes should implement [Locker], and
 // [Watcher] and [LogoutLog] if it can. Memory and Redis are both of the first
-// two; Redis, which can be away, is also the third.
+// two; Redis, which can be away, is also the third, and a [Lister].
 type Store interface {
 	// Get returns the user's record. A record past its expiry is no record.
 	// It returns ErrNotFound when there is none.
@@ -128,6 +128,15 @@ type LogoutLog interface {
 	// out, to the microsecond, or the zero time; in one round trip. No record
 	// is not an error here; the record of an absence carries its Version.
 	LoggedOutAt(ctx context.Context, userID string) (Record, time.Time, error)
+}
+
+// Lister is an optional capability of a [Store] that can tell which records there
+// are without reading them. Without it, counting and listing read every record.
+type Lister interface {
+	// List walks over the records as All does, but leaves out Value where the
+	// store sees to it that the record ends in time, so that being there makes
+	// it current. Where only the Value tells, the record comes with it.
+	List(ctx context.Context) iter.Seq2[Record, error]
 }
 
 // Lease is the answer to [Locker.Acquire].

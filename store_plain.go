@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"iter"
 	"time"
 )
 
@@ -40,3 +41,8 @@ func (n noLogoutLog) LoggedOutAt(ctx context.Context, userID string) (Record, ti
 	}
 	return rec, time.Time{}, err
 }
+
+// noList is the Lister of a store that has none.
+type noList struct{ Store }
+
+func (n noList) List(ctx context.Context) iter.Seq2[Record, error] { return n.All(ctx) }

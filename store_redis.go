@@ -44,6 +44,7 @@ var (
 	_ Locker    = (*RedisStore)(nil)
 	_ Watcher   = (*RedisStore)(nil)
 	_ LogoutLog = (*RedisStore)(nil)
+	_ Lister    = (*RedisStore)(nil)
 )
 
 // RedisOption configures [NewRedisStore].
