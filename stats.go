@@ -48,6 +48,10 @@ type Counters struct {
 	WrittenBack int64 // stored when it was back
 	Overtaken   int64 // of no use then, because the store held something newer
 	Dropped     int64 // lost, because they could not be stored: see the log
+
+	// Ends of sessions, for WithOnSessionEnd.
+	EndsTold    int64
+	EndsDropped int64 // too many waited to be told
 }
 
 // counters are the live form of Counters.
@@ -60,6 +64,7 @@ type counters struct {
 	logins, loginFailures, logouts                     atomic.Int64
 	storeErrors, unreadable                            atomic.Int64
 	writtenBack, overtaken, dropped                    atomic.Int64
+	endsTold, endsDropped                              atomic.Int64
 }
 
 // stripedCounter is spread over cache lines by goroutine: hits come on every
@@ -121,6 +126,8 @@ func (s *Service) Counters() Counters {
 		WrittenBack:       c.writtenBack.Load(),
 		Overtaken:         c.overtaken.Load(),
 		Dropped:           c.dropped.Load(),
+		EndsTold:          c.endsTold.Load(),
+		EndsDropped:       c.endsDropped.Load(),
 	}
 }
 
@@ -141,7 +148,7 @@ func (s *Service) Stats(ctx context.Context) (Stats, error) {
 		SSOLinkEnabled: s.linkEnabled,
 		Counters:       s.Counters(),
 	}
-	for l, err := range s.records.list(ctx) {
+	for l, err := range s.records.list(ctx, false) {
 		if err != nil {
 			stats.Counters = s.Counters()
 			return stats, err

@@ -28,10 +28,14 @@ func (s *RedisStore) All(ctx context.Context) iter.Seq2[Record, error] {
 	return s.walk(ctx, func(*redisWalk) error { return nil }, (*redisWalk).yieldValues)
 }
 
-// List implements [Lister]: SCAN, and PTTL unless all keys of the server have a
-// TTL. Only records without a TTL are read.
-func (s *RedisStore) List(ctx context.Context) iter.Seq2[Record, error] {
-	return s.walk(ctx, (*redisWalk).lookForEndless, (*redisWalk).yieldUnread)
+// List implements [Lister]: SCAN, and PTTL for the ends, or unless all keys of the
+// server have a TTL. Only records without a TTL are read.
+func (s *RedisStore) List(ctx context.Context, ends bool) iter.Seq2[Record, error] {
+	start := (*redisWalk).lookForEndless
+	if ends {
+		start = func(w *redisWalk) error { w.askTTL = true; return nil }
+	}
+	return s.walk(ctx, start, (*redisWalk).yieldUnread)
 }
 
 // walk yields the records of every page of keys, each once. While a page is
@@ -68,9 +72,9 @@ func (s *RedisStore) walk(ctx context.Context, start func(*redisWalk) error, yie
 // redisWalk is a walk over the keys of one master.
 type redisWalk struct {
 	*RedisStore
-	ctx     context.Context
-	master  *redis.Client
-	endless bool // there may be keys without a TTL
+	ctx    context.Context
+	master *redis.Client
+	askTTL bool // there may be keys without a TTL, or the ends are wanted
 }
 
 // keyPage is what one SCAN returns; cursor is 0 at the end.
@@ -153,11 +157,11 @@ func (w *redisWalk) lookForEndless() error {
 		}
 		return keyspace, err
 	})
-	w.endless = true
+	w.askTTL = true
 	for line := range strings.Lines(keyspace) {
 		var db, keys, expires int
 		if n, _ := fmt.Sscanf(line, "db%d:keys=%d,expires=%d", &db, &keys, &expires); n == 3 && db == w.master.Options().DB {
-			w.endless = keys > expires
+			w.askTTL = keys > expires
 		}
 	}
 	return err
@@ -166,25 +170,39 @@ func (w *redisWalk) lookForEndless() error {
 // yieldUnread yields records without their values, but for those that have no
 // TTL. It reports whether to go on.
 func (w *redisWalk) yieldUnread(keys []string, yield func(Record, error) bool) bool {
-	mortal, endless, err := w.byTTL(keys)
+	if !w.askTTL {
+		for _, key := range keys {
+			if !yield(Record{UserID: w.keys.UserID(key)}, nil) {
+				return false
+			}
+		}
+		return true
+	}
+	asked := time.Now()
+	ttls, err := w.ttls(keys)
 	if err != nil {
 		yield(Record{}, err)
 		return false
 	}
-	for _, key := range mortal {
-		if !yield(Record{UserID: w.keys.UserID(key)}, nil) {
+	var endless []string
+	for i, key := range keys {
+		const noTTL = -1
+		switch ttl, err := ttls[i].Result(); {
+		case err == nil && ttl == noTTL:
+			endless = append(endless, key)
+		case err != nil || ttl < 0: // gone since the SCAN, or moved to another node
+		case !yield(Record{UserID: w.keys.UserID(key), Expires: asked.Add(time.Duration(ttl) * time.Millisecond)}, nil):
 			return false
 		}
 	}
 	return w.yieldValues(endless, yield)
 }
 
-// byTTL tells keys that have a TTL from those that have none.
-func (w *redisWalk) byTTL(keys []string) (mortal, endless []string, err error) {
-	if !w.endless || len(keys) == 0 {
-		return keys, nil, nil
+func (w *redisWalk) ttls(keys []string) ([]*redis.IntCmd, error) {
+	if len(keys) == 0 {
+		return nil, nil
 	}
-	ttls, err := await(w.ctx, w.RedisStore, func(ctx context.Context) ([]*redis.IntCmd, error) {
+	return await(w.ctx, w.RedisStore, func(ctx context.Context) ([]*redis.IntCmd, error) {
 		ttls := make([]*redis.IntCmd, len(keys))
 		pipe := w.master.Pipeline()
 		for i := range keys {
@@ -196,20 +214,6 @@ func (w *redisWalk) byTTL(keys []string) (mortal, endless []string, err error) {
 		}
 		return ttls, nil
 	})
-	if err != nil {
-		return nil, nil, err
-	}
-	mortal = keys[:0]
-	for i, cmd := range ttls {
-		const noTTL = -1
-		switch ttl, err := cmd.Result(); {
-		case err == nil && ttl == noTTL:
-			endless = append(endless, keys[i])
-		case err == nil && ttl >= 0: // else it is gone since the SCAN, or moved to another node
-			mortal = append(mortal, keys[i])
-		}
-	}
-	return mortal, endless, nil
 }
 
 // yieldValues yields records with their values. It reports whether to go on.

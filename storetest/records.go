@@ -215,7 +215,7 @@ func listed(t *testing.T, store session.Store, want map[string]string) {
 	if !ok {
 		return
 	}
-	for rec, err := range lister.List(t.Context()) {
+	for rec, err := range lister.List(t.Context(), true) {
 		noError(t, "List", err)
 		if value, ok := want[rec.UserID]; !ok || rec.Value != "" && rec.Value != value {
 			t.Fatalf("List yields %q for %s, want %q or no value, once", rec.Value, rec.UserID, value)
