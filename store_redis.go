@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -35,6 +36,9 @@ type RedisStore struct {
 	keys    rediskeys.Keys
 	feed    feedConfig
 	scripts redisScripts
+
+	heldOnly bool                      // see WithHeldKeysTracked
+	held     atomic.Pointer[heldReads] // reads are noted on it; nil while no feed runs
 
 	life  lifetime // of commands, also those whose callers stopped waiting
 	waits sync.Pool

@@ -36,10 +36,10 @@ func (s *RedisStore) Acquire(ctx context.Context, userID, owner string, ttl time
 		holder string
 		recordAndFence
 	}
-	got, err := await(ctx, s, func(ctx context.Context) (got answer, err error) {
+	got, err := reading(ctx, s, func(ctx context.Context, client redis.UniversalClient) (got answer, err error) {
 		take := func(pipe redis.Pipeliner) *redis.Cmd { return s.scripts.lease.EvalSha(ctx, pipe, keys, args...) }
 		for {
-			pipe := s.client.Pipeline()
+			pipe := client.Pipeline()
 			taken := take(pipe)
 			read := readBoth(ctx, pipe, record, fence)
 			_, _ = pipe.Exec(ctx) // each command is asked for its own error

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -25,6 +26,10 @@ type tracker struct {
 	key    string // of the heartbeat, without its number
 	number int
 
+	holds bool         // see WithHeldKeysTracked; else in broadcast mode
+	id    atomic.Int64 // of the tracking connection, on the server
+	held  *heldReads   // whose reads are noted for it
+
 	mu     sync.Mutex
 	expect string        // guarded by mu: the heartbeat that is out
 	echo   chan struct{} // guarded by mu: closed when it comes back
@@ -40,9 +45,10 @@ func (s *RedisStore) track(ctx context.Context, feed Feed) ([]*tracker, error) {
 	instance := rand.Text()
 	var trackers []*tracker
 	for _, master := range masters {
-		t := &tracker{store: s, feed: feed, master: master}
+		t := &tracker{store: s, feed: feed, master: master, holds: s.heldOnly && s.held.Load() == nil}
 		slot := -1
 		if _, ok := s.client.(*redis.ClusterClient); ok {
+			t.holds = false
 			if t.slots, err = ownSlots(ctx, master); err != nil {
 				return trackers, err
 			}
@@ -60,7 +66,11 @@ func (s *RedisStore) track(ctx context.Context, feed Feed) ([]*tracker, error) {
 		if err := t.client.RegisterPushNotificationHandler("invalidate", t, false); err != nil {
 			return trackers, err
 		}
-		if err := t.connect(ctx); err != nil {
+		err := t.connect(ctx)
+		if err == nil && t.id.Load() != 0 {
+			err = t.connectHeld(ctx)
+		}
+		if err != nil {
 			return trackers, t.orTrackingError(ctx, err)
 		}
 	}
@@ -90,6 +100,11 @@ func (t *tracker) options(heartbeats string) *redis.Options {
 		if err := conn.Hello(ctx, 3, "", "", "").Err(); err != nil {
 			return err
 		}
+		if t.holds {
+			id, err := conn.ClientID(ctx).Result()
+			t.id.Store(id)
+			return err
+		}
 		return conn.Process(ctx, redis.NewStatusCmd(ctx, "client", "tracking", "on", "bcast",
 			"prefix", t.store.keys.Prefix(), "prefix", t.store.keys.FencePrefix(), "prefix", heartbeats))
 	}
@@ -106,6 +121,7 @@ func (t *tracker) connect(ctx context.Context) error {
 }
 
 func (t *tracker) close() {
+	t.closeHeld()
 	_ = t.conn.Close()
 	_ = t.client.Close()
 }
@@ -159,6 +175,9 @@ func (t *tracker) beat(ctx context.Context) error {
 	t.mu.Lock()
 	t.expect, t.echo = key, echo
 	t.mu.Unlock()
+	if err := t.hold(ctx, key); err != nil {
+		return err
+	}
 	if err := t.write(ctx, key); err != nil {
 		return err
 	}
