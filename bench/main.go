@@ -3,11 +3,13 @@
 //	go run . peers     [-count 8] [-benchtime 300ms] [-json FILE]
 //	go run . processes [-only NAME] [-json FILE]
 //	go run . count     [-sessions 1000000] [-runs 5] [-json FILE]
+//	go run . scale     [-sessions 1000,1000000] [-processes 1,10,50] [-json FILE]
 //
 // The first runs the Go benchmarks of this folder, interleaved, and prints
 // medians and ratios. The second starts its own redis-server, auth server and
 // bot processes on loopback and prints what their users would notice. The third
-// fills a redis-server of its own and counts and lists its sessions.
+// fills a redis-server of its own and counts and lists its sessions. The fourth
+// measures what sessions, refreshes, writes and processes cost as there are more.
 package main
 
 import (
@@ -42,8 +44,10 @@ func main() {
 		err = processes(os.Args[2:])
 	case "count":
 		err = count(os.Args[2:])
+	case "scale":
+		err = scale(os.Args[2:])
 	default:
-		err = fmt.Errorf("usage: go run . peers|processes|count [flags]")
+		err = fmt.Errorf("usage: go run . peers|processes|count|scale [flags]")
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

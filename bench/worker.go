@@ -25,6 +25,7 @@ const workerEnv = "SESSION_BENCH_WORKER"
 type workerConfig struct {
 	AuthURL, Redis string
 	Ahead          time.Duration
+	Held           bool // only sessions that it holds are tracked
 }
 
 // order asks for Tokens, or for a while of traffic.
@@ -34,6 +35,9 @@ type order struct {
 	At      time.Time     // when to call, for all workers the same
 	For     time.Duration // call over and over, one user after the other
 	Users   int
+	Each    bool // each user once, from First on, out of Of
+	First   int
+	Of      int
 }
 
 // report is what became of an order: when each caller was served, and how long
@@ -52,8 +56,17 @@ func work() {
 	}
 	client := redis.NewClient(&redis.Options{Addr: c.Redis, ContextTimeoutEnabled: true})
 	defer client.Close()
+	var opts []session.RedisOption
+	if c.Held {
+		opts = append(opts, session.WithHeldKeysTracked())
+	}
+	store, err := session.NewRedisStore(client, opts...)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
 	svc, err := session.New(session.WithAuthURL(c.AuthURL), session.WithServiceKey(sessiontest.DefaultServiceKey),
-		session.WithRedis(client), session.WithRefreshAhead(c.Ahead))
+		session.WithStore(store), session.WithRefreshAhead(c.Ahead))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -66,8 +79,7 @@ func work() {
 			log.Fatal(err)
 		}
 		r := o.carryOut(svc)
-		stats, _ := svc.Stats(context.Background())
-		r.Refresh = stats.RefreshesAhead
+		r.Refresh = svc.Counters().RefreshesAhead
 		if err := out.Encode(r); err != nil {
 			return
 		}
@@ -88,7 +100,7 @@ func (o order) carryOut(svc *session.Service) report {
 			return
 		}
 		r.Waits = append(r.Waits, now.Sub(started))
-		if o.For == 0 {
+		if o.For == 0 && !o.Each {
 			r.Served = append(r.Served, now)
 		}
 	}
@@ -97,6 +109,12 @@ func (o order) carryOut(svc *session.Service) report {
 	end := time.Now().Add(o.For)
 	for i := range o.Callers {
 		callers.Go(func() {
+			if o.Each {
+				for n := i; n < o.Users; n += o.Callers {
+					call(fmt.Sprintf(o.User, (o.First+n)%max(o.Users, o.Of)))
+				}
+				return
+			}
 			if o.For == 0 {
 				call(o.User)
 				return
