@@ -35,33 +35,55 @@ func (s *Service) Login(ctx context.Context, userID, email, password string) (*S
 		return nil, err
 	}
 	defer s.life.end()
-	switch {
-	case email == "" || password == "":
-		return nil, fmt.Errorf("%w: empty", ErrInvalidCredentials)
-	case len(email) > maxEmail || len(password) > maxPassword:
-		// The auth server fails over a large body, which would look like an outage.
-		return nil, fmt.Errorf("%w: too long", ErrInvalidCredentials)
-	}
-	if err := s.admitLogin(userID); err != nil {
-		s.count.loginFailures.Add(1)
+	if err := s.checkLogin(userID, email, password); err != nil {
 		return nil, err
 	}
 	e, begun := s.order.begin(userID, true), s.refresher.clock.now()
-	g, err := s.auth.login(ctx, email, password)
+	g, err := s.askLogin(ctx, email, password)
 	if err != nil {
 		e.end()
-		s.count.loginFailures.Add(1)
 		return nil, err
 	}
+	return s.commitLogin(ctx, e, begun, nil, g)
+}
+
+// checkLogin refuses a login that is not worth a call, or too many.
+func (s *Service) checkLogin(userID, email, password string) error {
+	switch {
+	case email == "" || password == "":
+		return fmt.Errorf("%w: empty", ErrInvalidCredentials)
+	case len(email) > maxEmail || len(password) > maxPassword:
+		// The auth server fails over a large body, which would look like an outage.
+		return fmt.Errorf("%w: too long", ErrInvalidCredentials)
+	}
+	err := s.admitLogin(userID)
+	if err != nil {
+		s.count.loginFailures.Add(1)
+	}
+	return err
+}
+
+// askLogin asks the auth server about email and password.
+func (s *Service) askLogin(ctx context.Context, email, password string) (grant, error) {
+	g, err := s.auth.login(ctx, email, password)
+	if err != nil {
+		s.count.loginFailures.Add(1)
+	}
+	return g, err
+}
+
+// commitLogin makes what the auth server has granted the user's session, and
+// ends the event. p is nil for a login that was not prepared.
+func (s *Service) commitLogin(ctx context.Context, e *event, begun time.Time, p *prepared, g grant) (*Session, error) {
 	// The auth server has logged the user in: from here on the login must not be
 	// lost, even if the caller gives up.
 	var installed *login
-	err = s.detached(ctx, e, authTimeout, func(ctx context.Context) (err error) {
+	err := s.detached(ctx, e, authTimeout, func(ctx context.Context) (err error) {
 		if err := s.records.verify.granted(ctx, g.token); err != nil {
 			s.count.loginFailures.Add(1)
 			return err
 		}
-		if installed, err = s.install(ctx, e, begun, s.granted(userID, g)); err != nil {
+		if installed, err = s.install(ctx, e, begun, p, s.granted(e.userID, g)); err != nil {
 			return err
 		}
 		s.count.logins.Add(1)
@@ -105,7 +127,7 @@ func (s *Service) detached(ctx context.Context, e *event, limit time.Duration, d
 
 // install makes next the user's session, whatever is stored: in the store or,
 // while the store is away, in this process until it is back.
-func (s *Service) install(ctx context.Context, e *event, begun time.Time, next *login) (*login, error) {
+func (s *Service) install(ctx context.Context, e *event, begun time.Time, p *prepared, next *login) (*login, error) {
 	writing, done, err := e.write(ctx)
 	if err != nil {
 		return nil, s.overtakenBy(err)
@@ -115,7 +137,7 @@ func (s *Service) install(ctx context.Context, e *event, begun time.Time, next *
 	next.since = s.refresher.clock.now()
 	for {
 		brief, cancel := s.records.brief(writing)
-		installed, err := s.installOnce(brief, e, begun, next)
+		installed, err := s.installOnce(brief, e, begun, p, next)
 		cancel()
 		switch {
 		case err == nil:
@@ -127,7 +149,7 @@ func (s *Service) install(ctx context.Context, e *event, begun time.Time, next *
 				continue
 			}
 			return nil, s.overtakenBy(overtakenOr(context.Cause(writing), storeError("write", err)))
-		case errors.Is(err, ErrStoreUnavailable):
+		case errors.Is(err, ErrStoreUnavailable) && p == nil:
 			return s.installLater(e, next, err)
 		}
 		return nil, s.overtakenBy(err)
@@ -135,13 +157,16 @@ func (s *Service) install(ctx context.Context, e *event, begun time.Time, next *
 }
 
 // installOnce is one attempt: a read and a write.
-func (s *Service) installOnce(ctx context.Context, e *event, begun time.Time, next *login) (*login, error) {
+func (s *Service) installOnce(ctx context.Context, e *event, begun time.Time, p *prepared, next *login) (*login, error) {
 	base, err := s.records.readLogout(ctx, e.userID)
 	if err != nil {
 		return nil, err
 	}
 	if e.isAnswered() && (base.loggedOut.After(begun) || base.login.sinceOrZero().After(begun)) {
 		return nil, errOvertaken // by another process
+	}
+	if p.voidedBy(base.loggedOut, s.outbox.of(e.userID)) {
+		return nil, fmt.Errorf("%w: a logout came after it was prepared", ErrLoginExpired)
 	}
 	next.since = s.refresher.clock.after(next.since, base.login.sinceOrZero(), base.loggedOut)
 	merged, same := mergeLogin(base.login, next, s.outbox.of(e.userID).startsClean())

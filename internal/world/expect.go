@@ -42,8 +42,16 @@ func Never(t *testing.T, what string, happened func() bool, while time.Duration)
 // Methods are all that take a user ID.
 func Methods(svc *session.Service) map[string]func(ctx context.Context, userID string) error {
 	return map[string]func(context.Context, string) error{
-		"Token":      func(ctx context.Context, id string) error { _, err := svc.Token(ctx, id); return err },
-		"Login":      func(ctx context.Context, id string) error { _, err := svc.Login(ctx, id, Email, Password); return err },
+		"Token": func(ctx context.Context, id string) error { _, err := svc.Token(ctx, id); return err },
+		"Login": func(ctx context.Context, id string) error { _, err := svc.Login(ctx, id, Email, Password); return err },
+		"PrepareLogin": func(ctx context.Context, id string) error {
+			_, err := svc.PrepareLogin(ctx, id, Email, Password)
+			return err
+		},
+		"CompleteLogin": func(ctx context.Context, id string) error {
+			_, err := svc.CompleteLogin(ctx, id, new(session.PendingLogin))
+			return err
+		},
 		"Logout":     func(ctx context.Context, id string) error { return svc.Logout(ctx, id) },
 		"LoggedIn":   func(ctx context.Context, id string) error { _, err := svc.LoggedIn(ctx, id); return err },
 		"Session":    func(ctx context.Context, id string) error { _, err := svc.Session(ctx, id); return err },

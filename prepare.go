@@ -1,0 +1,248 @@
+package session
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// pendingLoginFor is how long a login may wait to be completed.
+const pendingLoginFor = 10 * time.Minute
+
+// PendingLogin is a login that the auth server has granted and that has not
+// taken effect: [Service.PrepareLogin] makes it, [Service.CompleteLogin] uses
+// it. It holds the user's tokens, but not the password, and means nothing for
+// another Matrix user.
+//
+// It prints nothing of what it holds. MarshalBinary is the one way to what has
+// to be kept when another process is to complete the login: sealed with the
+// Service's key under [WithEncryption], in plain text without, as records are.
+// It is immutable but for UnmarshalBinary.
+type PendingLogin struct {
+	hidden
+	value *string
+}
+
+// MarshalBinary implements [encoding.BinaryMarshaler]. Whoever has the result
+// has the user's tokens, unless it is sealed.
+func (p *PendingLogin) MarshalBinary() ([]byte, error) {
+	if p == nil || p.value == nil {
+		return nil, errors.New("session: no pending login")
+	}
+	return []byte(*p.value), nil
+}
+
+// UnmarshalBinary implements [encoding.BinaryUnmarshaler]. What is not a pending
+// login is found out by [Service.CompleteLogin].
+func (p *PendingLogin) UnmarshalBinary(data []byte) error {
+	if len(data) == 0 || len(data) > maxRecord {
+		return fmt.Errorf("session: a pending login has 1 to %d bytes, not %d", maxRecord, len(data))
+	}
+	value := string(data)
+	p.value = &value
+	return nil
+}
+
+// prepared is what a PendingLogin holds.
+type prepared struct {
+	grant grant
+	at    time.Time // by the wall clock
+
+	// What was known of the user then: when they were last logged out, and when
+	// their session began; zero if not, or if there was none.
+	loggedOut, since time.Time
+}
+
+// wirePrepared is the layout of a pending login. No record is like it.
+type wirePrepared struct {
+	PendingFor string `json:"pendingFor"`
+	Granted    string `json:"granted"` // the access token; not "token", as in a record
+	Email      string `json:"email"`
+	Refresh    string `json:"refreshToken,omitempty"`
+	At         int64  `json:"at"` // microseconds since 1970, as all times
+	LoggedOut  int64  `json:"loggedOut,omitempty"`
+	Since      int64  `json:"began,omitempty"`
+}
+
+// PrepareLogin is the first half of a [Service.Login] whose second half comes
+// later, up to 10 minutes, and possibly in another process: it asks the auth
+// server about email and password, under the same limits as Login and with the
+// same errors, and writes nothing. The user stays logged in or out as they are
+// until [Service.CompleteLogin].
+//
+// A pending login that nobody completes leaves no session and nothing to clean
+// up here. But its refresh token stays good at the auth server for as long as
+// unused ones do there, 7 days, because that server has no call that revokes
+// one. So keep the result where only the Service's processes read it, for 10
+// minutes at the most, and then drop it: nobody has the token after that. An
+// INFO line says when a login is prepared, and another when it is completed.
+func (s *Service) PrepareLogin(ctx context.Context, userID, email, password string) (*PendingLogin, error) {
+	if err := s.enter(ctx, userID); err != nil {
+		return nil, err
+	}
+	defer s.life.end()
+	if err := s.checkLogin(userID, email, password); err != nil {
+		return nil, err
+	}
+	p := prepared{at: time.Now()}
+	p.loggedOut, p.since = p.at, p.at // if the store cannot tell
+	brief, cancel := s.records.brief(ctx)
+	if now, err := s.records.readLogout(brief, userID); err == nil {
+		p.loggedOut, p.since = now.loggedOut, now.login.sinceOrZero()
+	}
+	cancel()
+	var err error
+	if p.grant, err = s.askLogin(ctx, email, password); err != nil {
+		return nil, err
+	}
+	if err = s.records.verify.granted(ctx, p.grant.token); err != nil {
+		s.count.loginFailures.Add(1)
+		return nil, err
+	}
+	value, err := s.records.codec.encodePrepared(userID, p)
+	if err != nil {
+		return nil, err
+	}
+	s.logger.Info("session: a login is prepared, and waits to be completed", "user", userID)
+	return &PendingLogin{value: &value}, nil
+}
+
+// CompleteLogin makes the login that [Service.PrepareLogin] has prepared take
+// effect for the user, as [Service.Login] does when the auth server has said
+// yes: it replaces the user's present session, and of the logins and logouts of
+// a user the one counts that is made last, where this one is made when
+// CompleteLogin begins.
+//
+// It returns [ErrLoginExpired] for a pending login that is older than 10
+// minutes, of another user, or not to be read (sealed with a key that this
+// Service lacks, or changed), and for one that a logout came after: a logout
+// voids what was under way when it was made. (A store without a [LogoutLog]
+// cannot tell that.) It returns [ErrStoreUnavailable] when the store is away:
+// unlike Login it keeps nothing for later then, and the same pending login can
+// be completed when the store is back. So it can after a context that ended, and
+// after any other error but ErrLoginExpired: completing a login again changes
+// nothing, and returns the session that the first time made.
+func (s *Service) CompleteLogin(ctx context.Context, userID string, pending *PendingLogin) (*Session, error) {
+	if err := s.enter(ctx, userID); err != nil {
+		return nil, err
+	}
+	defer s.life.end()
+	e, begun := s.order.begin(userID, true), s.refresher.clock.now()
+	p, err := s.records.codec.decodePrepared(userID, pending, time.Now())
+	if err != nil {
+		e.end()
+		return nil, err
+	}
+	switch made, err := s.completed(ctx, userID, p); {
+	case err != nil:
+		e.end()
+		return nil, err
+	case made != nil:
+		e.end()
+		return made.session(), nil
+	}
+	session, err := s.commitLogin(ctx, e, begun, p, p.grant)
+	if err == nil {
+		s.logger.Info("session: a prepared login is completed", "user", userID)
+	}
+	return session, err
+}
+
+// completed returns the session that p has made already, or nil. It stays: its
+// refresh token may have been replaced since, and p's is spent then.
+func (s *Service) completed(ctx context.Context, userID string, p *prepared) (*login, error) {
+	now, err := s.known(ctx, userID)
+	if err != nil || now == nil {
+		return nil, err
+	}
+	made := s.granted(userID, p.grant)
+	if now.since.After(p.since) && now.sameAccount(made) && !now.refresh.empty() {
+		return now, nil
+	}
+	return nil, nil
+}
+
+// voidedBy reports whether a logout came after the login was prepared: one that
+// the store has noted, or one that is pending here. A login that was not
+// prepared (nil) began with its call.
+func (p *prepared) voidedBy(loggedOut time.Time, waiting *pending) bool {
+	return p != nil && (loggedOut.After(p.loggedOut) || waiting.startsClean() && waiting.since.After(p.at))
+}
+
+// pendingOwner is whom a pending login is sealed for. It is no user ID, so that
+// nobody who can write to the store can make a session of a pending login.
+func pendingOwner(userID string) string { return "pending login " + userID }
+
+func (c codec) encodePrepared(userID string, p prepared) (string, error) {
+	plain, err := json.Marshal(wirePrepared{
+		PendingFor: userID,
+		Granted:    p.grant.token, Email: p.grant.email, Refresh: p.grant.refresh,
+		At: p.at.UnixMicro(), LoggedOut: unixMicroOrZero(p.loggedOut), Since: unixMicroOrZero(p.since),
+	})
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("session: encode pending login: %w", err)
+	case len(plain)+sealedExtra > maxRecord:
+		return "", fmt.Errorf("%w: a pending login of %d bytes", ErrTooLarge, len(plain))
+	case c.seals:
+		return c.keys[0].seal(pendingOwner(userID), string(plain)), nil
+	}
+	return string(plain), nil
+}
+
+func (c codec) decodePrepared(userID string, pending *PendingLogin, now time.Time) (*prepared, error) {
+	if pending == nil || pending.value == nil {
+		return nil, fmt.Errorf("%w: there is none", ErrLoginExpired)
+	}
+	plain, isSealed := strings.CutPrefix(*pending.value, sealedPrefix)
+	switch {
+	case isSealed:
+		opened := false
+		for _, key := range c.keys {
+			if p, ok := key.open(pendingOwner(userID), plain); ok {
+				plain, opened = p, true
+				break
+			}
+		}
+		if !opened {
+			return nil, fmt.Errorf("%w: sealed with another key, for another user, or changed since", ErrLoginExpired)
+		}
+	case c.sealedOnly:
+		return nil, fmt.Errorf("%w: in plain text, though encryption is required", ErrLoginExpired)
+	}
+	var w wirePrepared
+	decoder := json.NewDecoder(bytes.NewReader([]byte(plain)))
+	decoder.DisallowUnknownFields()
+	if decoder.Decode(&w) != nil || w.Granted == "" { // whose error may quote a token
+		return nil, fmt.Errorf("%w: not a pending login", ErrLoginExpired)
+	}
+	p := &prepared{
+		grant: grant{token: w.Granted, email: w.Email, refresh: w.Refresh},
+		at:    time.UnixMicro(w.At), loggedOut: timeOrZero(w.LoggedOut), since: timeOrZero(w.Since),
+	}
+	switch age := now.Sub(p.at); {
+	case w.PendingFor != userID:
+		return nil, fmt.Errorf("%w: of another user", ErrLoginExpired)
+	case age.Abs() > pendingLoginFor: // a time in the future is another clock's, or made up
+		return nil, fmt.Errorf("%w: prepared %s ago", ErrLoginExpired, age.Round(time.Second))
+	}
+	return p, nil
+}
+
+func unixMicroOrZero(at time.Time) int64 {
+	if at.IsZero() {
+		return 0
+	}
+	return at.UnixMicro()
+}
+
+func timeOrZero(micros int64) time.Time {
+	if micros == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(micros)
+}
