@@ -34,8 +34,8 @@ var (
 	ErrAuthUnavailable = errors.New("session: auth server unavailable")
 
 	// ErrLoginExpired means that a [PendingLogin] cannot be completed any more:
-	// it is older than 10 minutes, a logout came after it was prepared, or it
-	// is not to be read for this user. Reply: please log in again.
+	// it is older than 10 minutes, or is not to be read for this user. Reply:
+	// please log in again.
 	ErrLoginExpired = errors.New("session: the prepared login has expired")
 
 	// ErrServiceKeyRejected means that the auth server does not accept the

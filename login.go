@@ -44,7 +44,7 @@ func (s *Service) Login(ctx context.Context, userID, email, password string) (*S
 		e.end()
 		return nil, err
 	}
-	return s.commitLogin(ctx, e, begun, nil, g)
+	return s.commitLogin(ctx, e, begun, g)
 }
 
 // checkLogin refuses a login that is not worth a call, or too many.
@@ -73,8 +73,8 @@ func (s *Service) askLogin(ctx context.Context, email, password string) (grant, 
 }
 
 // commitLogin makes what the auth server has granted the user's session, and
-// ends the event. p is nil for a login that was not prepared.
-func (s *Service) commitLogin(ctx context.Context, e *event, begun time.Time, p *prepared, g grant) (*Session, error) {
+// ends the event.
+func (s *Service) commitLogin(ctx context.Context, e *event, begun time.Time, g grant) (*Session, error) {
 	// The auth server has logged the user in: from here on the login must not be
 	// lost, even if the caller gives up.
 	var installed *login
@@ -83,7 +83,7 @@ func (s *Service) commitLogin(ctx context.Context, e *event, begun time.Time, p 
 			s.count.loginFailures.Add(1)
 			return err
 		}
-		if installed, err = s.install(ctx, e, begun, p, s.granted(e.userID, g)); err != nil {
+		if installed, err = s.install(ctx, e, begun, s.granted(e.userID, g)); err != nil {
 			return err
 		}
 		s.count.logins.Add(1)

@@ -51,10 +51,7 @@ func (p *PendingLogin) UnmarshalBinary(data []byte) error {
 type prepared struct {
 	grant grant
 	at    time.Time // by the wall clock
-
-	// What was known of the user then: when they were last logged out, and when
-	// their session began; zero if not, or if there was none.
-	loggedOut, since time.Time
+	since time.Time // when the session began that the user had then; zero if none
 }
 
 // wirePrepared is the layout of a pending login. No record is like it.
@@ -64,7 +61,6 @@ type wirePrepared struct {
 	Email      string `json:"email"`
 	Refresh    string `json:"refreshToken,omitempty"`
 	At         int64  `json:"at"` // microseconds since 1970, as all times
-	LoggedOut  int64  `json:"loggedOut,omitempty"`
 	Since      int64  `json:"began,omitempty"`
 }
 
@@ -78,8 +74,7 @@ type wirePrepared struct {
 // up here. But its refresh token stays good at the auth server for as long as
 // unused ones do there, 7 days, because that server has no call that revokes
 // one. So keep the result where only the Service's processes read it, for 10
-// minutes at the most, and then drop it: nobody has the token after that. An
-// INFO line says when a login is prepared, and another when it is completed.
+// minutes at the most, and then drop it: nobody has the token after that.
 func (s *Service) PrepareLogin(ctx context.Context, userID, email, password string) (*PendingLogin, error) {
 	if err := s.enter(ctx, userID); err != nil {
 		return nil, err
@@ -89,12 +84,10 @@ func (s *Service) PrepareLogin(ctx context.Context, userID, email, password stri
 		return nil, err
 	}
 	p := prepared{at: time.Now()}
-	p.loggedOut, p.since = p.at, p.at // if the store cannot tell
-	brief, cancel := s.records.brief(ctx)
-	if now, err := s.records.readLogout(brief, userID); err == nil {
-		p.loggedOut, p.since = now.loggedOut, now.login.sinceOrZero()
+	p.since = p.at // if the store cannot tell
+	if now, err := s.known(ctx, userID); err == nil {
+		p.since = now.sinceOrZero()
 	}
-	cancel()
 	var err error
 	if p.grant, err = s.askLogin(ctx, email, password); err != nil {
 		return nil, err
@@ -112,20 +105,15 @@ func (s *Service) PrepareLogin(ctx context.Context, userID, email, password stri
 }
 
 // CompleteLogin makes the login that [Service.PrepareLogin] has prepared take
-// effect for the user, as [Service.Login] does when the auth server has said
-// yes: it replaces the user's present session, and of the logins and logouts of
-// a user the one counts that is made last, where this one is made when
-// CompleteLogin begins.
+// effect for the user. From here on it is a [Service.Login] to which the auth
+// server has said yes, with the same errors and the same place in the order of
+// the user's logins and logouts: the one counts that is made last, and this one
+// is made when CompleteLogin begins. To complete a login again, after an error or
+// an answer that was lost, returns the session that the first time made.
 //
 // It returns [ErrLoginExpired] for a pending login that is older than 10
-// minutes, of another user, or not to be read (sealed with a key that this
-// Service lacks, or changed), and for one that a logout came after: a logout
-// voids what was under way when it was made. (A store without a [LogoutLog]
-// cannot tell that.) It returns [ErrStoreUnavailable] when the store is away:
-// unlike Login it keeps nothing for later then, and the same pending login can
-// be completed when the store is back. So it can after a context that ended, and
-// after any other error but ErrLoginExpired: completing a login again changes
-// nothing, and returns the session that the first time made.
+// minutes, of another user, or not to be read: sealed with a key that this
+// Service lacks, or changed.
 func (s *Service) CompleteLogin(ctx context.Context, userID string, pending *PendingLogin) (*Session, error) {
 	if err := s.enter(ctx, userID); err != nil {
 		return nil, err
@@ -137,40 +125,21 @@ func (s *Service) CompleteLogin(ctx context.Context, userID string, pending *Pen
 		e.end()
 		return nil, err
 	}
-	switch made, err := s.completed(ctx, userID, p); {
-	case err != nil:
-		e.end()
-		return nil, err
-	case made != nil:
+	if made := s.completed(ctx, userID, p); made != nil {
 		e.end()
 		return made.session(), nil
 	}
-	session, err := s.commitLogin(ctx, e, begun, p, p.grant)
-	if err == nil {
-		s.logger.Info("session: a prepared login is completed", "user", userID)
-	}
-	return session, err
+	return s.commitLogin(ctx, e, begun, p.grant)
 }
 
 // completed returns the session that p has made already, or nil. It stays: its
 // refresh token may have been replaced since, and p's is spent then.
-func (s *Service) completed(ctx context.Context, userID string, p *prepared) (*login, error) {
+func (s *Service) completed(ctx context.Context, userID string, p *prepared) *login {
 	now, err := s.known(ctx, userID)
-	if err != nil || now == nil {
-		return nil, err
+	if err != nil || now == nil || !now.since.After(p.since) || now.refresh.empty() || !now.sameAccount(s.granted(userID, p.grant)) {
+		return nil
 	}
-	made := s.granted(userID, p.grant)
-	if now.since.After(p.since) && now.sameAccount(made) && !now.refresh.empty() {
-		return now, nil
-	}
-	return nil, nil
-}
-
-// voidedBy reports whether a logout came after the login was prepared: one that
-// the store has noted, or one that is pending here. A login that was not
-// prepared (nil) began with its call.
-func (p *prepared) voidedBy(loggedOut time.Time, waiting *pending) bool {
-	return p != nil && (loggedOut.After(p.loggedOut) || waiting.startsClean() && waiting.since.After(p.at))
+	return now
 }
 
 // pendingOwner is whom a pending login is sealed for. It is no user ID, so that
@@ -181,7 +150,7 @@ func (c codec) encodePrepared(userID string, p prepared) (string, error) {
 	plain, err := json.Marshal(wirePrepared{
 		PendingFor: userID,
 		Granted:    p.grant.token, Email: p.grant.email, Refresh: p.grant.refresh,
-		At: p.at.UnixMicro(), LoggedOut: unixMicroOrZero(p.loggedOut), Since: unixMicroOrZero(p.since),
+		At: p.at.UnixMicro(), Since: unixMicroOrZero(p.since),
 	})
 	switch {
 	case err != nil:
@@ -222,7 +191,7 @@ func (c codec) decodePrepared(userID string, pending *PendingLogin, now time.Tim
 	}
 	p := &prepared{
 		grant: grant{token: w.Granted, email: w.Email, refresh: w.Refresh},
-		at:    time.UnixMicro(w.At), loggedOut: timeOrZero(w.LoggedOut), since: timeOrZero(w.Since),
+		at:    time.UnixMicro(w.At), since: timeOrZero(w.Since),
 	}
 	switch age := now.Sub(p.at); {
 	case w.PendingFor != userID:

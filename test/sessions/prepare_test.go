@@ -13,6 +13,7 @@ import (
 	"github.com/mana/session"
 	"github.com/mana/session/internal/world"
 	"github.com/mana/session/sessiontest"
+	"github.com/mana/session/storetest"
 )
 
 func prepare(t *testing.T, svc *session.Service) *session.PendingLogin {
@@ -90,7 +91,6 @@ func TestAbandonedPreparedLoginLeavesNothing(t *testing.T) {
 		require.Equal(t, before, w.Stored(world.Alice), "who is logged in stays so")
 		require.Zero(t, w.Svc.Health(t.Context()).Queued)
 		require.Contains(t, w.Log.String(), "a login is prepared")
-		require.NotContains(t, w.Log.String(), "is completed")
 	})
 }
 
@@ -128,33 +128,14 @@ func TestPrepareLoginHasTheErrorsAndLimitsOfLogin(t *testing.T) {
 	})
 }
 
-func TestLogoutVoidsALoginThatWasPreparedBeforeIt(t *testing.T) {
+func TestPreparedLoginIsMadeWhenItIsCompleted(t *testing.T) {
 	world.OnEveryStore(t, func(t *testing.T, w *world.World) {
 		other := w.Service()
-		require.NoError(t, other.Logout(t.Context(), world.Alice)) // before: does not count
-		p, again := prepare(t, w.Svc), prepare(t, w.Svc)
-		require.NoError(t, complete(t, w.Svc, p))
-		require.NoError(t, other.Logout(t.Context(), world.Alice))
-		for _, p := range []*session.PendingLogin{p, again} {
-			require.ErrorIs(t, complete(t, w.Svc, p), session.ErrLoginExpired)
-			require.Empty(t, w.Stored(world.Alice), "a logout stays a logout")
-		}
-		require.NoError(t, complete(t, w.Svc, prepare(t, w.Svc)), "prepared after it")
-	})
-}
-
-func TestLogoutThatIsPendingVoidsAPreparedLogin(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := world.NewHooked()
-		defer h.MemoryStore.Close()
-		w := world.New(t, h)
-		w.Login(w.Svc)
 		p := prepare(t, w.Svc)
-		h.On(world.Away, "Delete", "MarkLoggedOut")
-		require.ErrorIs(t, w.Svc.Logout(t.Context(), world.Alice), session.ErrStoreUnavailable)
-		require.ErrorIs(t, complete(t, w.Svc, p), session.ErrLoginExpired)
-		h.Off()
-		world.WantLoggedOut(t, w, w.Svc)
+		require.NoError(t, other.Logout(t.Context(), world.Alice))
+		require.NoError(t, complete(t, w.Svc, p), "after the logout")
+		require.NoError(t, other.Logout(t.Context(), world.Alice))
+		require.Empty(t, w.Stored(world.Alice), "which ends what was completed before it")
 	})
 }
 
@@ -199,20 +180,23 @@ func TestLoginThatIsCompletedTwiceKeepsTheSessionOfTheFirstTime(t *testing.T) {
 	})
 }
 
-func TestPreparedLoginIsCompletedOnceTheStoreIsBack(t *testing.T) {
-	for name, away := range map[string][]string{"for all": world.Everything, "for writes": world.Writes} {
+func TestLoginThatIsCompletedWhileTheStoreIsAwayIsStoredLater(t *testing.T) {
+	for name, away := range map[string][]storetest.Method{"for all": nil, "for writes": storetest.Writes()} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := world.NewHooked()
-				defer h.MemoryStore.Close()
+				h := storetest.NewFaultStore()
+				defer h.Close()
 				w := world.New(t, h)
-				h.On(world.Away, away...)
+				h.Inject(storetest.Away, away...)
 				p := prepare(t, w.Svc)
-				require.ErrorIs(t, complete(t, w.Svc, p), session.ErrStoreUnavailable)
-				require.Zero(t, w.Svc.Health(t.Context()).Queued, "nothing is kept for later")
-				h.Off()
 				require.NoError(t, complete(t, w.Svc, p))
 				world.MustToken(t, w.Svc, world.Alice)
+				h.Clear()
+				require.NoError(t, complete(t, w.Svc, p))
+				time.Sleep(time.Minute)
+				require.NotEmpty(t, w.Stored(world.Alice))
+				world.MustToken(t, w.Service(), world.Alice)
+				require.Equal(t, 1, w.Auth.Calls(sessiontest.Login))
 			})
 		})
 	}
@@ -220,16 +204,16 @@ func TestPreparedLoginIsCompletedOnceTheStoreIsBack(t *testing.T) {
 
 func TestCallerWhoGivesUpDoesNotLoseThePreparedLogin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := world.NewHooked()
-		defer h.MemoryStore.Close()
+		h := storetest.NewFaultStore()
+		defer h.Close()
 		w := world.New(t, h)
 		p := prepare(t, w.Svc)
 		ctx, cancel := context.WithCancel(t.Context())
-		h.On(func(ctx context.Context, _ string, do func(context.Context) error) error {
+		h.Inject(func(ctx context.Context, call storetest.Call) error {
 			cancel()
 			time.Sleep(time.Second)
-			return do(ctx)
-		}, world.Writes...)
+			return call.Do(ctx)
+		}, storetest.Writes()...)
 		_, err := w.Svc.CompleteLogin(ctx, world.Alice, p)
 		require.ErrorIs(t, err, context.Canceled)
 		time.Sleep(2 * time.Second)
