@@ -127,7 +127,7 @@ func (s *Service) detached(ctx context.Context, e *event, limit time.Duration, d
 
 // install makes next the user's session, whatever is stored: in the store or,
 // while the store is away, in this process until it is back.
-func (s *Service) install(ctx context.Context, e *event, begun time.Time, p *prepared, next *login) (*login, error) {
+func (s *Service) install(ctx context.Context, e *event, begun time.Time, next *login) (*login, error) {
 	writing, done, err := e.write(ctx)
 	if err != nil {
 		return nil, s.overtakenBy(err)
@@ -137,7 +137,7 @@ func (s *Service) install(ctx context.Context, e *event, begun time.Time, p *pre
 	next.since = s.refresher.clock.now()
 	for {
 		brief, cancel := s.records.brief(writing)
-		installed, err := s.installOnce(brief, e, begun, p, next)
+		installed, err := s.installOnce(brief, e, begun, next)
 		cancel()
 		switch {
 		case err == nil:
@@ -149,7 +149,7 @@ func (s *Service) install(ctx context.Context, e *event, begun time.Time, p *pre
 				continue
 			}
 			return nil, s.overtakenBy(overtakenOr(context.Cause(writing), storeError("write", err)))
-		case errors.Is(err, ErrStoreUnavailable) && p == nil:
+		case errors.Is(err, ErrStoreUnavailable):
 			return s.installLater(e, next, err)
 		}
 		return nil, s.overtakenBy(err)
@@ -157,16 +157,13 @@ func (s *Service) install(ctx context.Context, e *event, begun time.Time, p *pre
 }
 
 // installOnce is one attempt: a read and a write.
-func (s *Service) installOnce(ctx context.Context, e *event, begun time.Time, p *prepared, next *login) (*login, error) {
+func (s *Service) installOnce(ctx context.Context, e *event, begun time.Time, next *login) (*login, error) {
 	base, err := s.records.readLogout(ctx, e.userID)
 	if err != nil {
 		return nil, err
 	}
 	if e.isAnswered() && (base.loggedOut.After(begun) || base.login.sinceOrZero().After(begun)) {
 		return nil, errOvertaken // by another process
-	}
-	if p.voidedBy(base.loggedOut, s.outbox.of(e.userID)) {
-		return nil, fmt.Errorf("%w: a logout came after it was prepared", ErrLoginExpired)
 	}
 	next.since = s.refresher.clock.after(next.since, base.login.sinceOrZero(), base.loggedOut)
 	merged, same := mergeLogin(base.login, next, s.outbox.of(e.userID).startsClean())
