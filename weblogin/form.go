@@ -18,6 +18,8 @@ import (
 const (
 	linkParam = "link"
 	maxForm   = 8 << 10 // bytes; an email of 254 and a password of 1024, each escaped, with room
+
+	browserLength = 26 // of rand.Text
 )
 
 // ServeHTTP implements [http.Handler].
@@ -72,7 +74,8 @@ func (h *Handler) find(w http.ResponseWriter, r *http.Request, t *texts) (form, 
 		h.logger.Warn("weblogin: a link could not be looked up", "error", err)
 		return form{}, &view{T: t, Status: http.StatusServiceUnavailable, Title: t.Error, Text: t.StoreAway, retryAfter: time.Minute}
 	}
-	if kept.opened(address, time.Now()) == nil {
+	l := kept.opened(address, time.Now())
+	if l == nil || l.Asked >= passwordsPerLink {
 		return form{}, gone(t)
 	}
 	return form{t: t, address: address, userID: kept.UserID, browser: h.browser(w, r)}, nil
@@ -262,7 +265,7 @@ func (h *Handler) browser(w http.ResponseWriter, r *http.Request) string {
 	if h.base.Scheme == "https" {
 		cookie.Name, cookie.Secure = "__Host-login-form", true // which no subdomain can set
 	}
-	if sent, err := r.Cookie(cookie.Name); err == nil && len(sent.Value) == len(rand.Text()) {
+	if sent, err := r.Cookie(cookie.Name); err == nil && len(sent.Value) == browserLength {
 		cookie.Value = sent.Value
 	} else {
 		cookie.Value = rand.Text()
