@@ -1,6 +1,7 @@
 package weblogin
 
 import (
+	"bytes"
 	"context"
 	"crypto/pbkdf2"
 	"crypto/rand"
@@ -151,14 +152,27 @@ func (l *link) accept(code string, pending []byte, now time.Time) {
 	l.Code, l.Pending, l.Until = stretch(code, l.Salt), pending, now.Add(codeLife)
 }
 
-func (l *link) opensWith(code string) bool {
-	return l.Code != nil && subtle.ConstantTimeCompare(l.Code, stretch(normalize(code), l.Salt)) == 1
+// A guess is a code that somebody has sent.
+type guess struct {
+	code            string
+	salt, stretched []byte // what stretch made of it last, which takes milliseconds
+}
+
+// opens reports whether the guess is the code of the link.
+func (g *guess) opens(l *link) bool {
+	if l.Code == nil || len(g.code) != codeLength {
+		return false
+	}
+	if g.stretched == nil || !bytes.Equal(g.salt, l.Salt) {
+		g.salt, g.stretched = l.Salt, stretch(g.code, l.Salt)
+	}
+	return subtle.ConstantTimeCompare(l.Code, g.stretched) == 1
 }
 
 // stretch makes a code costly to find for who can read the store: all of them take
-// a graphics card days, and a code lives for minutes.
+// a graphics card a day, and a code lives for minutes.
 func stretch(code string, salt []byte) []byte {
-	key, err := pbkdf2.Key(sha256.New, code, salt, 50_000, sha256.Size)
+	key, err := pbkdf2.Key(sha256.New, code, salt, 20_000, sha256.Size)
 	if err != nil {
 		panic(err) // only for a key length that no hash has
 	}

@@ -134,23 +134,29 @@ func (p page) find(what *regexp.Regexp) string {
 	return ""
 }
 
+// main is the page without its style.
+func (p page) main() string {
+	_, main, _ := strings.Cut(p.Body.String(), "<main>")
+	return main
+}
+
 func (p page) token() string {
 	p.t.Helper()
-	require.NotEmpty(p.t, p.find(tokenField), "the page has no form: %s", p.Body)
+	require.NotEmpty(p.t, p.find(tokenField), "the page has no form: %s", p.main())
 	return p.find(tokenField)
 }
 
 func (p page) code() string {
 	p.t.Helper()
-	require.Equal(p.t, http.StatusOK, p.Code, p.Body.String())
-	require.NotEmpty(p.t, p.find(codeShown), "the page shows no code: %s", p.Body)
+	require.Equal(p.t, http.StatusOK, p.Code, p.main())
+	require.NotEmpty(p.t, p.find(codeShown), "the page shows no code: %s", p.main())
 	return p.find(codeShown)
 }
 
 // wants checks that the page is one that shows neither a form nor a code.
 func (p page) wants(status int, title string) {
 	p.t.Helper()
-	require.Equal(p.t, status, p.Code, p.Body.String())
+	require.Equal(p.t, status, p.Code, p.main())
 	require.Equal(p.t, title, p.find(heading))
 	require.NotContains(p.t, p.Body.String(), "<form")
 	require.Empty(p.t, p.find(codeShown))
@@ -159,7 +165,7 @@ func (p page) wants(status int, title string) {
 // wantsAgain checks that the page shows the form again, with a sentence above it.
 func (p page) wantsAgain(status int, sentence string) {
 	p.t.Helper()
-	require.Equal(p.t, status, p.Code, p.Body.String())
+	require.Equal(p.t, status, p.Code, p.main())
 	require.Contains(p.t, p.find(alert), sentence)
 	p.token()
 }

@@ -43,106 +43,101 @@ func stores(t *testing.T) map[string]func() weblogin.Option {
 	return stores
 }
 
-func TestAnyProcessServesAndCompletesALink(t *testing.T) {
+func TestLinksAreKeptAlikeInEveryStore(t *testing.T) {
 	for name, store := range stores(t) {
 		t.Run(name, func(t *testing.T) {
-			s := newSite(t, store())
-			serving := handlerOf(s.World, s.Service(), store())
-			completing := handlerOf(s.World, s.Service(), store())
-			for i := range 20 { // in many slots
-				user := world.UserID(i)
-				link := s.link(t, user)
-				b := newBrowser(t, s)
-				form := b.open(link)
-				b.handler = serving
-				code := b.send(link, form, world.Email, world.Password).code()
-				_, err := completing.Complete(t.Context(), user, room, "BBBBBBBB")
-				require.ErrorIs(t, err, session.ErrInvalidCredentials)
-				got, err := completing.Complete(t.Context(), user, room, code)
-				require.NoError(t, err)
-				require.Equal(t, got.Token(), world.MustToken(t, s.Svc, user))
-				newBrowser(t, s).open(link).wants(410, noLongerWorks)
-			}
+			t.Run("any process serves and completes a link", func(t *testing.T) { anyProcessServesAndCompletesALink(t, store) })
+			t.Run("guesses at once are all counted", func(t *testing.T) { guessesAtOnceAreAllCounted(t, store) })
+			t.Run("passwords at once are all counted", func(t *testing.T) { passwordsAtOnceAreAllCounted(t, store) })
+			t.Run("of the same code sent twice at once one counts", func(t *testing.T) { ofTheSameCodeSentTwiceAtOnceOneCounts(t, store) })
 		})
 	}
 }
 
-func TestGuessesAtOnceAreAllCounted(t *testing.T) {
-	for name, store := range stores(t) {
-		t.Run(name, func(t *testing.T) {
-			s := newSite(t, store())
-			other := handlerOf(s.World, s.Service(), store())
-			code := s.code(t)
-			var mu sync.Mutex
-			said := make(map[error]int)
-			var wg sync.WaitGroup
-			for i := range 20 {
-				wg.Go(func() {
-					h := []*weblogin.Handler{s.Handler, other}[i%2]
-					_, err := h.Complete(t.Context(), world.Alice, room, "BBBBBBBB")
-					mu.Lock()
-					defer mu.Unlock()
-					for _, sentinel := range []error{session.ErrInvalidCredentials, session.ErrLoginExpired, err} {
-						if errors.Is(err, sentinel) {
-							said[sentinel]++
-							break
-						}
-					}
-				})
-			}
-			wg.Wait()
-			require.Equal(t, map[error]int{session.ErrInvalidCredentials: 4, session.ErrLoginExpired: 16}, said)
-			require.ErrorIs(t, s.complete(t, code), session.ErrLoginExpired)
-		})
+func anyProcessServesAndCompletesALink(t *testing.T, store func() weblogin.Option) {
+	s := newSite(t, store())
+	serving := handlerOf(s.World, s.Service(), store())
+	completing := handlerOf(s.World, s.Service(), store())
+	for i := range 20 { // in many slots
+		user := world.UserID(i)
+		link := s.link(t, user)
+		b := newBrowser(t, s)
+		form := b.open(link)
+		b.handler = serving
+		code := b.send(link, form, world.Email, world.Password).code()
+		_, err := completing.Complete(t.Context(), user, room, "BBBBBBBB")
+		require.ErrorIs(t, err, session.ErrInvalidCredentials)
+		got, err := completing.Complete(t.Context(), user, room, code)
+		require.NoError(t, err)
+		require.Equal(t, got.Token(), world.MustToken(t, s.Svc, user))
+		newBrowser(t, s).open(link).wants(410, noLongerWorks)
 	}
 }
 
-func TestPasswordsAtOnceAreAllCounted(t *testing.T) {
-	for name, store := range stores(t) {
-		t.Run(name, func(t *testing.T) {
-			s := newSite(t, store())
-			link := s.link(t, world.Alice)
-			b := newBrowser(t, s)
-			body := url.Values{"token": {b.open(link).token()}, "email": {world.Email}, "password": {"wrong"}}.Encode()
-			var cookie *http.Cookie
-			for _, cookie = range b.cookies {
-			}
-			var wg sync.WaitGroup
-			for range 20 {
-				wg.Go(func() {
-					r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, link, strings.NewReader(body))
-					r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-					r.AddCookie(cookie)
-					s.ServeHTTP(httptest.NewRecorder(), r)
-				})
-			}
-			wg.Wait()
-			require.Equal(t, 5, s.Auth.Calls(sessiontest.Login))
-			b.open(link).wants(410, noLongerWorks)
-		})
-	}
-}
-
-func TestOfTheSameCodeSentTwiceAtOnceOneCounts(t *testing.T) {
-	for name, store := range stores(t) {
-		t.Run(name, func(t *testing.T) {
-			s := newSite(t, store())
-			code := s.code(t)
-			errs := make(chan error, 8)
-			for range 8 {
-				go func() { errs <- s.complete(t, code) }()
-			}
-			done := 0
-			for range 8 {
-				if err := <-errs; err == nil {
-					done++
-				} else {
-					require.ErrorIs(t, err, session.ErrLoginExpired)
+func guessesAtOnceAreAllCounted(t *testing.T, store func() weblogin.Option) {
+	s := newSite(t, store())
+	other := handlerOf(s.World, s.Service(), store())
+	code := s.code(t)
+	var mu sync.Mutex
+	said := make(map[error]int)
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			h := []*weblogin.Handler{s.Handler, other}[i%2]
+			_, err := h.Complete(t.Context(), world.Alice, room, "BBBBBBBB")
+			mu.Lock()
+			defer mu.Unlock()
+			for _, sentinel := range []error{session.ErrInvalidCredentials, session.ErrLoginExpired, err} {
+				if errors.Is(err, sentinel) {
+					said[sentinel]++
+					break
 				}
 			}
-			require.Equal(t, 1, done)
 		})
 	}
+	wg.Wait()
+	require.Equal(t, map[error]int{session.ErrInvalidCredentials: 4, session.ErrLoginExpired: 16}, said)
+	require.ErrorIs(t, s.complete(t, code), session.ErrLoginExpired)
+}
+
+func passwordsAtOnceAreAllCounted(t *testing.T, store func() weblogin.Option) {
+	s := newSite(t, store())
+	link := s.link(t, world.Alice)
+	b := newBrowser(t, s)
+	body := url.Values{"token": {b.open(link).token()}, "email": {world.Email}, "password": {"wrong"}}.Encode()
+	var cookie *http.Cookie
+	for _, cookie = range b.cookies {
+	}
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, link, strings.NewReader(body))
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			r.AddCookie(cookie)
+			s.ServeHTTP(httptest.NewRecorder(), r)
+		})
+	}
+	wg.Wait()
+	require.Equal(t, 5, s.Auth.Calls(sessiontest.Login))
+	b.open(link).wants(410, noLongerWorks)
+}
+
+func ofTheSameCodeSentTwiceAtOnceOneCounts(t *testing.T, store func() weblogin.Option) {
+	s := newSite(t, store())
+	code := s.code(t)
+	errs := make(chan error, 8)
+	for range 8 {
+		go func() { errs <- s.complete(t, code) }()
+	}
+	done := 0
+	for range 8 {
+		if err := <-errs; err == nil {
+			done++
+		} else {
+			require.ErrorIs(t, err, session.ErrLoginExpired)
+		}
+	}
+	require.Equal(t, 1, done)
 }
 
 func TestWhatIsOnRedisIsShortLivedAndGivesNothingAway(t *testing.T) {

@@ -270,6 +270,7 @@ func (h *Handler) Complete(ctx context.Context, userID, roomID, code string) (*s
 		return nil, err
 	}
 	key := newAddress(userID).key()
+	sent := guess{code: normalize(code)}
 	var taken *link
 	var verdict error
 	err := h.links.edit(ctx, key, func(r *record) error {
@@ -280,7 +281,7 @@ func (h *Handler) Complete(ctx context.Context, userID, roomID, code string) (*s
 			return fmt.Errorf("%w: no link of this user in this room", session.ErrLoginExpired)
 		case r.recent(now) && r.Wrong >= wrongPerWindow:
 			return tooMany("too many wrong codes", r.Window.Sub(now))
-		case l.opensWith(code):
+		case sent.opens(l):
 			taken, r.Link = l, nil
 		default:
 			r.claim(userID, now)
