@@ -59,6 +59,20 @@ type view struct {
 // Style is in the page, so that nothing has to be loaded.
 func (view) Style() template.CSS { return template.CSS(style) }
 
+// MatrixID is whom the page is for, with all that could make it look like somebody
+// else written out: homeservers still have users with other characters than ASCII.
+func (v view) MatrixID() string {
+	var b strings.Builder
+	for _, r := range v.UserID {
+		if '!' <= r && r <= '~' {
+			b.WriteRune(r)
+		} else {
+			fmt.Fprintf(&b, `\u{%X}`, r)
+		}
+	}
+	return b.String()
+}
+
 // Spelled is the code for reading aloud.
 func (v view) Spelled() string { return strings.Join(strings.Split(v.Code, ""), " ") }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"html"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -255,6 +256,21 @@ func TestWhatUsersAreCalledIsNoHTML(t *testing.T) {
 	again := b.send(link, form, `"><script>alert(1)</script>`, "x")
 	again.wantsAgain(422, "wrong")
 	require.NotContains(t, again.Body.String(), `"><`)
+}
+
+func TestNobodyCanLookLikeAnotherUser(t *testing.T) {
+	s := newSite(t)
+	for user, shown := range map[string]string{
+		"@\u0430lice:matrix.example":      `@\u{430}lice:matrix.example`, // a Cyrillic letter
+		"@\u202eecila:matrix.example":     `@\u{202E}ecila:matrix.example`,
+		"@alice\u200b:matrix.example":     `@alice\u{200B}:matrix.example`,
+		"@alice  or so:matrix.example":    `@alice\u{20}\u{20}or\u{20}so:matrix.example`,
+		"@a.b_c=d/e+f-g~1:[::1]:8448":     `@a.b_c=d/e+f-g~1:[::1]:8448`,
+		"@\U0001f600:matrix.example:8448": `@\u{1F600}:matrix.example:8448`,
+	} {
+		form := newBrowser(t, s).open(s.link(t, user))
+		require.Contains(t, html.UnescapeString(form.main()), "<bdi>"+shown+"</bdi>")
+	}
 }
 
 func TestPolicyAllowsTheStyleOfThePageAndNothingElse(t *testing.T) {

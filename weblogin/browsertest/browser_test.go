@@ -19,6 +19,7 @@ import (
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 
@@ -203,6 +204,16 @@ func (b *tab) german() {
 	b.t.Helper()
 	agent := ask(b, chromedp.Evaluate[string]("navigator.userAgent"))
 	command(b, emulation.SetUserAgentOverride, emulation.SetUserAgentOverrideParams{UserAgent: agent, AcceptLanguage: "de-DE"})
+}
+
+func (b *tab) cookies(address string) []*network.Cookie {
+	b.t.Helper()
+	return command(b, network.GetCookies, network.GetCookiesParams{URLs: []string{address}}).Cookies
+}
+
+func (b *tab) clearCookies() {
+	b.t.Helper()
+	command(b, network.ClearBrowserCookies, cdp.Empty{})
 }
 
 // picture keeps what the page looks like.
