@@ -9,6 +9,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -316,4 +319,41 @@ func FuzzRequest(f *testing.F) {
 		require.NotContains(t, []int{200, 500}, w.Code)
 		requireSecure(t, w)
 	})
+}
+
+// What docs/weblogin.md says that links need is enough, and none of it too much.
+func TestDocumentedACL(t *testing.T) {
+	page, err := os.ReadFile("../docs/weblogin.md")
+	require.NoError(t, err)
+	documented := regexp.MustCompile("exactly\\s`(~bot:login:[^`]*)`").FindSubmatch(page)
+	require.NotNil(t, documented)
+	rules := strings.Fields(string(documented[1]))
+	require.Len(t, rules, 7)
+	require.Empty(t, denied(t, rules))
+	for i, rule := range rules {
+		require.NotEmpty(t, denied(t, slices.Delete(slices.Clone(rules), i, i+1)), rule)
+	}
+}
+
+// denied is what a bot on Redis tried, in a login, that the rules forbid.
+func denied(t *testing.T, rules []string) (denied []string) {
+	t.Helper()
+	server := redistest.Start(t, redistest.WithACL("bot on >secret "+strings.Join(rules, " ")))
+	client := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "bot", Password: "secret", DisableIdentity: true})
+	t.Cleanup(func() { client.Close() })
+	s := newSite(t, weblogin.WithRedis(client))
+	if link, err := s.Link(t.Context(), world.Alice, room); err == nil {
+		b := newBrowser(t, s)
+		if form := b.open(link); form.Code == http.StatusOK {
+			_ = s.complete(t, b.send(link, form, world.Email, world.Password).find(codeShown))
+		}
+	}
+	admin := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "redistest", Password: "redistest"})
+	defer admin.Close()
+	entries, err := admin.ACLLog(t.Context(), 100).Result()
+	require.NoError(t, err)
+	for _, entry := range entries {
+		denied = append(denied, entry.Reason+" "+entry.Object)
+	}
+	return denied
 }
