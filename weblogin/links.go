@@ -193,7 +193,7 @@ func (k links) read(ctx context.Context, key string) (record, session.Record, er
 	}
 	var r record
 	if json.Unmarshal([]byte(stored.Value), &r) != nil {
-		return record{}, stored, nil // to be replaced
+		r = record{} // something else, to be replaced
 	}
 	return r, stored, nil
 }

@@ -3,6 +3,7 @@ package weblogin_test
 import (
 	"html"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -75,9 +76,7 @@ func newBrowser(t *testing.T, handler http.Handler) *browser {
 
 func (b *browser) do(r *http.Request) page {
 	b.t.Helper()
-	for name, values := range b.header {
-		r.Header[name] = values
-	}
+	maps.Copy(r.Header, b.header)
 	for _, cookie := range b.cookies {
 		r.AddCookie(cookie)
 	}

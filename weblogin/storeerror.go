@@ -26,8 +26,7 @@ func storeError(ctx context.Context, op string, err error) error {
 type unquoted struct{ cause *error } // a pointer, which fmt does not follow
 
 func (u unquoted) Error() string {
-	var connection *net.OpError
-	if errors.As(*u.cause, &connection) {
+	if connection, ok := errors.AsType[*net.OpError](*u.cause); ok {
 		return connection.Error()
 	}
 	return fmt.Sprintf("an error of type %T", *u.cause)
