@@ -211,10 +211,10 @@ func (h *Handler) refusal(f form, err error) view {
 	case errors.Is(err, session.ErrRateLimited):
 		v = f.view(http.StatusTooManyRequests, strings.Replace(t.RateLimited, "%s", t.wait(wait), 1))
 		v.retryAfter = wait
-	case errors.Is(err, session.ErrAuthUnavailable):
+	case errors.Is(err, session.ErrAuthUnavailable), errors.Is(err, context.DeadlineExceeded):
 		v = f.view(http.StatusServiceUnavailable, t.AuthAway)
 		v.retryAfter = wait
-	case errors.Is(err, session.ErrStoreUnavailable):
+	case errors.Is(err, session.ErrStoreUnavailable), errors.Is(err, session.ErrClosed):
 		v = f.view(http.StatusServiceUnavailable, t.StoreAway)
 		v.retryAfter = wait
 	default:

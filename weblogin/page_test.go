@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -218,6 +219,35 @@ func TestEachFailureHasASentenceAndAStatus(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestServiceThatIsClosedHasItsSentence(t *testing.T) {
+	s := newSite(t)
+	link := s.link(t, world.Alice)
+	b := newBrowser(t, s)
+	form := b.open(link)
+	require.NoError(t, s.Svc.Close())
+	b.send(link, form, world.Email, world.Password).wantsAgain(503, "try again in a minute")
+}
+
+func TestBrowserThatGivesUpSpendsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		link := s.link(t, world.Alice)
+		b := newBrowser(t, s)
+		form := b.open(link)
+		for range 6 { // more often than a wrong password might be sent
+			s.Auth.Inject(sessiontest.Login, 1, sessiontest.Delay(5*time.Second))
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			body := url.Values{"token": {form.token()}, "email": {world.Email}, "password": {world.Password}}.Encode()
+			r := httptest.NewRequestWithContext(ctx, http.MethodPost, link, strings.NewReader(body))
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			b.do(r).wantsAgain(503, "does not answer")
+			cancel()
+			s.Auth.ClearFaults()
+		}
+		require.NoError(t, s.complete(t, b.logIn(link).code()))
+	})
 }
 
 func TestPageSpeaksTheLanguageThatTheBrowserPrefers(t *testing.T) {
