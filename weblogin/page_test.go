@@ -152,6 +152,19 @@ func TestFormsThatOtherSitesSendAreRefused(t *testing.T) {
 	}
 }
 
+func TestDefaultPortIsNotPartOfAnOrigin(t *testing.T) {
+	s := newSite(t)
+	h, err := weblogin.New(s.Svc, "https://Bot.example:443/login")
+	require.NoError(t, err)
+	link, err := h.Link(t.Context(), world.Alice, room)
+	require.NoError(t, err)
+	require.True(t, strings.HasPrefix(link, "https://bot.example/login?"), link)
+	b := newBrowser(t, h)
+	form := b.open(link)
+	b.header.Set("Origin", "https://bot.example")
+	require.Len(t, b.send(strings.Replace(link, "bot.example", "10.0.0.7", 1), form, world.Email, world.Password).code(), 8)
+}
+
 func TestWhatIsNotTheFormIsRefused(t *testing.T) {
 	s := newSite(t)
 	link := s.link(t, world.Alice)

@@ -116,7 +116,8 @@ func parseBase(baseURL string) (*url.URL, error) {
 	default:
 		return nil, errors.New("weblogin: New: the page needs https, because it takes passwords")
 	}
-	base.Scheme, base.Host = strings.ToLower(base.Scheme), strings.ToLower(base.Host)
+	base.Host = strings.ToLower(base.Host)
+	base.Host = strings.TrimSuffix(base.Host, map[string]string{"https": ":443", "http": ":80"}[base.Scheme]) // as in an Origin
 	return base, nil
 }
 

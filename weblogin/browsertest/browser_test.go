@@ -93,6 +93,9 @@ func browser(t *testing.T) context.Context {
 	if chromium.ctx != nil {
 		return chromium.ctx
 	}
+	if testing.Short() {
+		t.Skip("starts a browser")
+	}
 	path, err := exec.LookPath("chromium")
 	if err != nil {
 		if os.Getenv("CI") == "true" {
