@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,11 +46,11 @@ func (r *refresher) ask(ctx context.Context, f *flight) outcome {
 		r.logger.Warn("session: the refresh token was refused, following the link to another account", "user", userID)
 		out.next = byLink
 	case errors.Is(linkErr, errNotLinked):
-		out.ended, out.err = r.confirmUnlinked(ctx, userID)
+		out.ended, out.err = r.confirmUnlinked(ctx, userID, cmp.Or(out.refused, linkErr))
 	case linkErr != nil:
 		out.err = linkErr
 	case out.refused != nil && r.linkEnabled: // an ID that cannot have a link
-		out.ended, out.err = true, errEnded
+		out.ended, out.err = true, endedOver(out.refused)
 	default: // another bot may have the key that this one lacks
 		out.err = fmt.Errorf("%w: this service cannot refresh the session", ErrNotLoggedIn)
 	}
@@ -98,8 +99,8 @@ func (r *refresher) fetchLink(ctx context.Context, userID string, l *login) (gra
 }
 
 // confirmUnlinked asks once more whether there is no link: a server that cannot
-// sign gives the same answer as for no link.
-func (r *refresher) confirmUnlinked(ctx context.Context, userID string) (ended bool, err error) {
+// sign gives the same answer as for no link. why is what the session would end over.
+func (r *refresher) confirmUnlinked(ctx context.Context, userID string, why error) (ended bool, err error) {
 	linked, err := r.auth.linked(ctx, userID)
 	switch {
 	case err != nil:
@@ -107,8 +108,11 @@ func (r *refresher) confirmUnlinked(ctx context.Context, userID string) (ended b
 	case linked:
 		return false, &AuthError{Op: opLinkFetch, StatusCode: 404, Message: "no token for a user who is linked", kind: ErrAuthUnavailable}
 	}
-	return true, errEnded
+	return true, endedOver(why)
 }
+
+// endedOver is errEnded with what the auth server said.
+func endedOver(why error) error { return fmt.Errorf("%w: %w", errEnded, why) }
 
 // spend exchanges the session's refresh token for new tokens. The token is
 // single-use: it is spent only under the lease and only if enough time is left to

@@ -63,6 +63,7 @@ type authClient struct {
 	pauses       pauses
 	spends       *spendGate
 	turns        *semaphore.Weighted
+	observer     Observer // or nil
 }
 
 func newAuthClient(c config, health *component, logger *slog.Logger, life *lifetime) *authClient {
@@ -78,6 +79,7 @@ func newAuthClient(c config, health *component, logger *slog.Logger, life *lifet
 		logger:      logger,
 		spends:      newSpendGate(),
 		turns:       semaphore.NewWeighted(maxAuthCalls),
+		observer:    c.observer,
 	}
 	changes := &breakerLog{logger: logger, life: life}
 	a.breaker = newBreaker("the auth server", changes, isOutage, func(err error) bool { return !isAuthError(err) })
@@ -317,13 +319,15 @@ func (a *authClient) attempt(ctx context.Context, c authCall) error {
 	}
 	_, err = breaker.Execute(func() (struct{}, error) {
 		started := time.Now()
-		answer, err := a.exchange(ctx, c)
+		observedCtx, told := observed(a.observer, ctx, authOperation(c.op))
+		answer, err := a.exchange(observedCtx, c)
 		if err == nil {
 			a.pauses.observe(answer, time.Now())
 			if err = answer.verdict(); err == nil && c.read != nil {
 				err = c.read(answer)
 			}
 		}
+		told(err)
 		a.book(ctx, c, err, time.Since(started))
 		return struct{}{}, err
 	})

@@ -148,10 +148,10 @@ func (s *Service) editData(ctx context.Context, userID, key string, edit func(ma
 		}
 		return true, nil
 	}
-	err := s.edit(ctx, userID, change)
+	err := s.edit(ctx, userID, change, TrailEvent{})
 	if errors.Is(err, errNoSession) { // a link can make one
 		if _, err = s.usable(ctx, userID); err == nil {
-			err = s.edit(ctx, userID, change)
+			err = s.edit(ctx, userID, change, TrailEvent{})
 		}
 	}
 	return err
@@ -162,7 +162,7 @@ var errNoSession = fmt.Errorf("%w: no session", ErrNotLoggedIn)
 
 // edit compares-and-swaps until change has been applied to what is stored.
 // change returns false when there is nothing to write.
-func (s *Service) edit(ctx context.Context, userID string, change func(next *login) (bool, error)) error {
+func (s *Service) edit(ctx context.Context, userID string, change func(next *login) (bool, error), what TrailEvent) error {
 	brief, cancel := s.records.brief(ctx)
 	defer cancel()
 	if err := s.outbox.flush(brief, userID); err != nil {
@@ -183,7 +183,7 @@ func (s *Service) edit(ctx context.Context, userID string, change func(next *log
 		if next.expires.IsZero() { // the other service left it out
 			next.expires = s.sessionEnd()
 		}
-		_, err = s.records.save(brief, "", base.stored, &next)
+		_, err = s.records.save(brief, "", base.stored, &next, what)
 		if !errors.Is(err, ErrConflict) {
 			return err
 		}

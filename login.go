@@ -30,11 +30,13 @@ const (
 // server says that there were too many it is left alone for as long as it asks,
 // up to a minute. A login that is refused here is [ErrRateLimited] as well, and
 // the AuthError says how long to wait, with no StatusCode.
-func (s *Service) Login(ctx context.Context, userID, email, password string) (*Session, error) {
+func (s *Service) Login(ctx context.Context, userID, email, password string) (_ *Session, err error) {
 	if err := s.enter(ctx, userID); err != nil {
 		return nil, err
 	}
 	defer s.life.end()
+	ctx, told := observed(s.records.observer, ctx, OpLogin)
+	defer func() { told(err) }()
 	if err := s.checkLogin(userID, email, password); err != nil {
 		return nil, err
 	}
@@ -167,10 +169,12 @@ func (s *Service) installOnce(ctx context.Context, e *event, begun time.Time, ne
 	}
 	next.since = s.refresher.clock.after(next.since, base.login.sinceOrZero(), base.loggedOut)
 	merged, same := mergeLogin(base.login, next, s.outbox.of(e.userID).startsClean())
-	if !same {
-		s.logger.Info("session: login as another account, starting a new session", "user", e.userID)
+	what := base.loginEvent(same)
+	saved, err := s.records.save(ctx, "", base.stored, merged, what)
+	if err == nil {
+		s.logger.Info("session: logged in", "user", e.userID, "session", what.Kind, "reason", what.Reason)
 	}
-	return s.records.save(ctx, "", base.stored, merged)
+	return saved, err
 }
 
 // installLater is install while the store is away.
@@ -179,11 +183,13 @@ func (s *Service) installLater(e *event, next *login, cause error) (*login, erro
 	if base := s.refresher.lastKnown(e.userID); base != nil {
 		merged, _ = mergeLogin(base, next, false)
 	}
-	if !s.outbox.put(e, &pending{userID: e.userID, login: merged, since: merged.since, began: true}, nil) {
+	p := &pending{userID: e.userID, login: merged, since: merged.since, began: true, what: TrailEvent{Kind: TrailBegan, By: byLogin}}
+	if !s.outbox.put(e, p, nil) {
 		return nil, s.overtakenBy(cause)
 	}
 	s.outbox.start()
 	s.forget(e.userID)
+	s.logger.Info("session: logged in here, and elsewhere when the store is back", "user", e.userID)
 	return merged, nil
 }
 

@@ -28,11 +28,13 @@ func AndUnlink() LogoutOption {
 // store is back, unless the user logs in again before. With AndUnlink it also
 // returns the errors of the auth server as in [Service.Token]; the session is
 // removed even if the link is not.
-func (s *Service) Logout(ctx context.Context, userID string, opts ...LogoutOption) error {
+func (s *Service) Logout(ctx context.Context, userID string, opts ...LogoutOption) (err error) {
 	if err := s.enter(ctx, userID); err != nil {
 		return err
 	}
 	defer s.life.end()
+	ctx, told := observed(s.records.observer, ctx, OpLogout)
+	defer func() { told(err) }()
 	var c logoutConfig
 	for _, opt := range opts {
 		opt(&c)
@@ -46,14 +48,13 @@ func (s *Service) Logout(ctx context.Context, userID string, opts ...LogoutOptio
 	}
 	var unlinkErr error
 	caller := ctx // bounds the call of the auth server, but not that of the store
-	err := s.detached(ctx, e, limit, func(ctx context.Context) error {
+	return s.detached(ctx, e, limit, func(ctx context.Context) error {
 		if c.unlink { // first, or the link could begin a new session in between
 			unlinkErr = s.unlink(caller, e)
 		}
 		err := s.remove(ctx, e)
 		return errors.Join(err, unlinkErr)
 	})
-	return err
 }
 
 // remove ends the user's session: in this process at once, and in the store now
@@ -71,6 +72,7 @@ func (s *Service) remove(ctx context.Context, e *event) (err error) {
 			s.outbox.done(p)
 		} else if kept && !errors.Is(err, errOvertaken) {
 			s.outbox.start()
+			s.logger.Info("session: logged out here, and elsewhere when the store is back", "user", e.userID)
 		}
 	}()
 	writing, done, err := e.write(ctx)
@@ -100,6 +102,7 @@ func (s *Service) remove(ctx context.Context, e *event) (err error) {
 		case err == nil:
 			s.forget(e.userID)
 			s.count.logouts.Add(1)
+			s.logger.Info("session: logged out", "user", e.userID, "session", now.stored.Exists())
 			return nil
 		case errors.Is(err, ErrConflict) && pauseForOthers(writing):
 			continue

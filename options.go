@@ -2,6 +2,7 @@ package session
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -51,6 +52,10 @@ type config struct {
 	fromEnv    bool
 	codec      codec
 	verify     tokenCheck
+	observer   Observer
+	noTrail    bool
+	botName    string
+	onEnd      func(context.Context, SessionEnd)
 
 	// Derived by apply.
 	linkEnabled bool // tokens are asked for by the SSO-Link

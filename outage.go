@@ -101,8 +101,9 @@ func (r *refresher) withoutStore(ctx context.Context, f *flight, cause error) (l
 		r.logger.Warn("session: the link is to another account, and the store is away", "user", userID)
 		return landing{}, cause
 	}
-	p := &pending{userID: userID, login: merged, since: merged.began(), base: base}
+	p := &pending{userID: userID, login: merged, since: merged.began(), base: base, what: got.trailEvent(true)}
 	if waiting != nil { // the same write, with a better token
+		p.what = waiting.what
 		p.since, p.began, p.clean = waiting.since, waiting.began, waiting.clean
 		p.base, p.spent, p.owner = waiting.base, waiting.spent, waiting.owner
 	}
@@ -134,7 +135,7 @@ func (r *refresher) commitLater(f *flight, got refreshed, merged *login, cause e
 	}
 	p := &pending{
 		userID: f.event.userID, login: merged, since: merged.began(),
-		base: got.base, spent: got.spent, owner: f.owner,
+		base: got.base, spent: got.spent, owner: f.owner, what: got.trailEvent(true),
 	}
 	asOf := r.order.now()
 	if r.outbox.put(f.event, p, nil) {

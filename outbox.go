@@ -36,6 +36,8 @@ type pending struct {
 	base   *login    // what a refresh replaced
 	spent  bool      // a refresh used up the refresh token of base
 
+	what TrailEvent
+
 	// owner has the lease, or takes it: the same one each time, because the
 	// answer to an attempt may be lost.
 	owner string
@@ -359,7 +361,7 @@ func (o *outbox) writeLogin(ctx context.Context, p *pending) (bool, error) {
 				return false, err
 			}
 		}
-		_, err = o.records.save(ctx, owner, now.stored, next)
+		_, err = o.records.save(ctx, owner, now.stored, next, p.what)
 		if !errors.Is(err, ErrConflict) {
 			if err == nil && owner == "" {
 				_ = o.records.release(ctx, p.userID, p.owner, "", 0)

@@ -114,11 +114,13 @@ func (s *Service) PrepareLogin(ctx context.Context, userID, email, password stri
 // It returns [ErrLoginExpired] for a pending login that is older than 10
 // minutes, of another user, or not to be read: sealed with a key that this
 // Service lacks, or changed.
-func (s *Service) CompleteLogin(ctx context.Context, userID string, pending *PendingLogin) (*Session, error) {
+func (s *Service) CompleteLogin(ctx context.Context, userID string, pending *PendingLogin) (_ *Session, err error) {
 	if err := s.enter(ctx, userID); err != nil {
 		return nil, err
 	}
 	defer s.life.end()
+	ctx, told := observed(s.records.observer, ctx, OpLogin)
+	defer func() { told(err) }()
 	e, begun := s.order.begin(userID, true), s.refresher.clock.now()
 	p, err := s.records.codec.decodePrepared(userID, pending, time.Now())
 	if err != nil {

@@ -19,6 +19,8 @@ type records struct {
 	store    Store
 	leases   Locker    // noLeases if the store has none
 	logouts  LogoutLog // noLogoutLog if the store has none
+	lister   Lister    // noList if the store has none
+	trails   TrailLog  // noTrail if the store has none
 	canSpend bool      // the store has leases: refresh tokens are safe to use
 	codec    codec
 	verify   tokenCheck
@@ -28,6 +30,10 @@ type records struct {
 	count    *counters
 	logger   *slog.Logger
 	life     *lifetime
+	observer Observer // or nil
+
+	keepTrail bool
+	botName   string
 
 	pending   func(userID string) *pending
 	keepNotes time.Duration // how long a logout is remembered
@@ -48,9 +54,10 @@ type snapshot struct {
 
 func newRecords(c config, near *nearCache, count *counters, life *lifetime) *records {
 	r := &records{
-		store: c.store, leases: noLeases{c.store}, logouts: noLogoutLog{c.store},
+		store: c.store, leases: noLeases{c.store}, logouts: noLogoutLog{c.store}, lister: noList{c.store}, trails: noTrail{},
 		codec: c.codec, verify: c.verify, near: near, health: newComponent(), writing: newComponent(),
-		count: count, logger: c.logger, life: life,
+		count: count, logger: c.logger, life: life, observer: c.observer,
+		keepTrail: !c.noTrail, botName: c.botName,
 		keepNotes: c.sessionTTL,
 		unread:    bounded.New[unread](maxRemembered),
 	}
@@ -60,33 +67,39 @@ func newRecords(c config, near *nearCache, count *counters, life *lifetime) *rec
 	if log, ok := c.store.(LogoutLog); ok {
 		r.logouts = log
 	}
+	if lister, ok := c.store.(Lister); ok {
+		r.lister = lister
+	}
+	if trails, ok := c.store.(TrailLog); ok {
+		r.trails = trails
+	}
 	return r
 }
 
 // read reads the user's record and keeps it in the near cache.
 func (r *records) read(ctx context.Context, userID string) (snapshot, error) {
 	ticket := r.near.Ticket(userID)
-	started := time.Now()
-	rec, err := r.store.Get(ctx, userID)
+	op := r.begin(ctx, OpStoreRead)
+	rec, err := r.store.Get(op.ctx, userID)
 	if errors.Is(err, ErrNotFound) {
 		rec, err = Record{UserID: userID, Version: rec.Version}, nil
 	}
-	if err = r.observe(ctx, "read", started, err); err != nil {
+	if err = op.end(err); err != nil {
 		return snapshot{}, err
 	}
-	return r.decode(ctx, r.own(rec, userID), ticket, started)
+	return r.decode(ctx, r.own(rec, userID), ticket, op.started)
 }
 
 // readLogout reads the user's record and the time of the user's last logout. It
 // does not check the token: the result is a base for a write, not to be served.
 func (r *records) readLogout(ctx context.Context, userID string) (snapshot, error) {
-	started := time.Now()
-	rec, at, err := r.logouts.LoggedOutAt(ctx, userID)
-	if err = r.observe(ctx, "read", started, err); err != nil {
+	op := r.begin(ctx, OpStoreRead)
+	rec, at, err := r.logouts.LoggedOutAt(op.ctx, userID)
+	if err = op.end(err); err != nil {
 		return snapshot{}, err
 	}
 	snap := r.unchecked(userID, rec)
-	if at.Before(started.Add(maxClockAhead)) { // else it is no time of a logout
+	if at.Before(op.started.Add(maxClockAhead)) { // else it is no time of a logout
 		snap.loggedOut = at
 	}
 	return snap, nil
@@ -95,52 +108,53 @@ func (r *records) readLogout(ctx context.Context, userID string) (snapshot, erro
 // acquire tries to take the lease on a user and reads the record.
 func (r *records) acquire(ctx context.Context, userID, owner string, ttl time.Duration) (Lease, snapshot, error) {
 	ticket := r.near.Ticket(userID)
-	started := time.Now()
-	lease, rec, err := r.leases.Acquire(ctx, userID, owner, ttl)
-	if err = r.observe(ctx, "lease", started, err); err != nil {
+	op := r.begin(ctx, OpStoreLease)
+	lease, rec, err := r.leases.Acquire(op.ctx, userID, owner, ttl)
+	if err = op.end(err); err != nil {
 		return Lease{}, snapshot{}, err
 	}
-	snap, err := r.decode(ctx, r.own(rec, userID), ticket, started)
+	snap, err := r.decode(ctx, r.own(rec, userID), ticket, op.started)
 	return lease, snap, err
 }
 
 // renew makes owner's lease last for ttl from now on, and reports whether it is
 // owner's still.
 func (r *records) renew(ctx context.Context, userID, owner string, ttl time.Duration) (bool, error) {
-	started := time.Now()
-	lease, _, err := r.leases.Acquire(ctx, userID, owner, ttl)
-	err = r.observe(ctx, "lease", started, err)
+	op := r.begin(ctx, OpStoreLease)
+	lease, _, err := r.leases.Acquire(op.ctx, userID, owner, ttl)
+	err = op.end(err)
 	return err == nil && lease.Held, err
 }
 
 // release gives up owner's lease, and leaves a note of a failure for the waiters.
 func (r *records) release(ctx context.Context, userID, owner, note string, keep time.Duration) error {
-	started := time.Now()
-	return r.observe(ctx, "release", started, r.leases.Release(ctx, userID, owner, note, keep))
+	op := r.begin(ctx, OpStoreRelease)
+	return op.end(r.leases.Release(op.ctx, userID, owner, note, keep))
 }
 
 // save replaces old by next and, unless owner is "", releases owner's lease in the
-// same step. It returns next as stored, or ErrConflict.
-func (r *records) save(ctx context.Context, owner string, old Record, next *login) (*login, error) {
+// same step. It returns next as stored, or ErrConflict. what goes into the user's
+// trail.
+func (r *records) save(ctx context.Context, owner string, old Record, next *login, what TrailEvent) (*login, error) {
 	value, err := r.codec.encode(next)
 	if err != nil {
 		return nil, err
 	}
-	rec := Record{UserID: next.userID, Value: value, Expires: next.expires}
+	rec := Record{UserID: next.userID, Value: value, Expires: next.expires, Event: r.note(what)}
 	ticket := r.near.Ticket(next.userID)
-	started := time.Now()
+	op := r.begin(ctx, OpStoreWrite)
 	var stored Record
 	if owner == "" {
-		stored, err = r.store.Swap(ctx, old, rec)
+		stored, err = r.store.Swap(op.ctx, old, rec)
 	} else {
-		stored, err = r.leases.SwapLeased(ctx, owner, old, rec)
+		stored, err = r.leases.SwapLeased(op.ctx, owner, old, rec)
 	}
-	err = r.observe(ctx, "write", started, err)
+	err = op.end(err)
 	if err == nil {
 		saved := *next
 		saved.stored = stored
 		if r.pending(next.userID) == nil {
-			r.near.wrote(ticket, &saved, started)
+			r.near.wrote(ticket, &saved, op.started)
 		} else {
 			r.near.MarkStale(next.userID)
 		}
@@ -151,20 +165,23 @@ func (r *records) save(ctx context.Context, owner string, old Record, next *logi
 }
 
 // remove deletes old, or returns ErrConflict.
-func (r *records) remove(ctx context.Context, old Record) error {
-	started := time.Now()
-	return r.removed(ctx, old.UserID, started, r.store.Delete(ctx, old))
+func (r *records) remove(ctx context.Context, old Record, what TrailEvent) error {
+	old.Event = r.note(what)
+	op := r.begin(ctx, OpStoreDelete)
+	return r.removed(old.UserID, op.end(r.store.Delete(op.ctx, old)))
 }
 
 // removeLoggedOut deletes old because of a logout at the given time, or returns
 // ErrConflict.
 func (r *records) removeLoggedOut(ctx context.Context, old Record, at time.Time) error {
-	started := time.Now()
-	return r.removed(ctx, old.UserID, started, r.logouts.MarkLoggedOut(ctx, old, at, r.keepNotes))
+	if old.Exists() {
+		old.Event = r.note(TrailEvent{Kind: TrailEnded, By: byLogout})
+	}
+	op := r.begin(ctx, OpStoreDelete)
+	return r.removed(old.UserID, op.end(r.logouts.MarkLoggedOut(op.ctx, old, at, r.keepNotes)))
 }
 
-func (r *records) removed(ctx context.Context, userID string, started time.Time, err error) error {
-	err = r.observe(ctx, "delete", started, err)
+func (r *records) removed(userID string, err error) error {
 	if err == nil {
 		r.near.Remove(userID)
 	} else {
@@ -173,12 +190,30 @@ func (r *records) removed(ctx context.Context, userID string, started time.Time,
 	return err
 }
 
-// all walks over the sessions in the store, expired ones included. The walk ends
-// with the Service.
-func (r *records) all(ctx context.Context) iter.Seq2[*login, error] {
-	return func(yield func(*login, error) bool) {
+// listed is a session that a walk came by.
+type listed struct {
+	Record           // without its Value if that was neither asked for nor needed
+	ends   time.Time // zero: never by itself
+}
+
+func (l listed) live(now time.Time) bool { return l.ends.IsZero() || l.ends.After(now) }
+
+// list walks over the sessions in the store, expired ones included, without their
+// values if the store can do that; with ends, with the time at which each ends. The
+// walk ends with the Service.
+func (r *records) list(ctx context.Context, ends bool) iter.Seq2[listed, error] {
+	return r.walk(ctx, func(ctx context.Context) iter.Seq2[Record, error] { return r.lister.List(ctx, ends) })
+}
+
+// all is list with the values, which have the last word on when a session ends.
+func (r *records) all(ctx context.Context) iter.Seq2[listed, error] {
+	return r.walk(ctx, r.store.All)
+}
+
+func (r *records) walk(ctx context.Context, all func(context.Context) iter.Seq2[Record, error]) iter.Seq2[listed, error] {
+	return func(yield func(listed, error) bool) {
 		if err := r.life.begin(); err != nil {
-			yield(nil, err)
+			yield(listed{}, err)
 			return
 		}
 		begun := true
@@ -187,20 +222,27 @@ func (r *records) all(ctx context.Context) iter.Seq2[*login, error] {
 				r.life.end()
 			}
 		}()
+		listing, told := observed(r.observer, ctx, OpStoreList)
+		var failed error
+		defer func() { told(failed) }()
 		started := time.Now()
-		for rec, err := range r.store.All(ctx) {
-			if err = r.observe(ctx, "list", started, err); err != nil {
-				yield(nil, err)
+		for rec, err := range all(listing) {
+			if failed = r.observe(ctx, OpStoreList, started, err); failed != nil {
+				yield(listed{}, failed)
 				return
 			}
+			l := listed{rec, rec.Expires}
 			if checkUserID(rec.UserID) != nil {
 				continue
 			}
-			l := &login{userID: rec.UserID, expires: rec.Expires, stored: rec}
-			if rec.Expires.IsZero() || !r.codec.believed(rec) { // only the record itself tells
-				if l, err = r.codec.decode(rec); err != nil {
+			// A record that was not read is current. Of others that have no end, or
+			// are sealed, only the value tells.
+			if rec.Exists() && (rec.Expires.IsZero() || !r.codec.believed(rec)) {
+				decoded, err := r.codec.decode(rec)
+				if err != nil {
 					continue
 				}
+				l.ends = decoded.expires
 			}
 			// A caller may close the Service in the loop, which does not wait
 			// for the loop then.
@@ -210,7 +252,7 @@ func (r *records) all(ctx context.Context) iter.Seq2[*login, error] {
 				return
 			}
 			if err := r.life.begin(); err != nil {
-				yield(nil, err)
+				yield(listed{}, err)
 				return
 			}
 			begun = true
@@ -221,12 +263,12 @@ func (r *records) all(ctx context.Context) iter.Seq2[*login, error] {
 
 // probe reads a record that never exists, to see whether the store answers.
 func (r *records) probe(ctx context.Context) error {
-	started := time.Now()
-	_, err := r.store.Get(ctx, probeUser)
+	op := r.begin(ctx, OpStoreRead)
+	_, err := r.store.Get(op.ctx, probeUser)
 	if errors.Is(err, ErrNotFound) {
 		err = nil
 	}
-	return r.observe(ctx, "read", started, err)
+	return op.end(err)
 }
 
 // decode turns a record into a snapshot and fills the near cache with it. It

@@ -31,7 +31,8 @@ type refresher struct {
 	unlinked *bounded.Map[time.Time] // users without a link, until when
 	attempts *attempts               // refreshes that failed
 	replaced *replaceLimit           // tokens that backends refused
-	aheads   chan struct{}           // a slot per refresh ahead that runs
+	ends     *ends
+	aheads   chan struct{} // a slot per refresh ahead that runs
 
 	late      chan lateRelease // leases to be released when the store answers
 	releasing atomic.Bool      // a goroutine is working through late
@@ -129,6 +130,8 @@ func (r *refresher) doRefresh(ctx context.Context, userID string, n need) (lande
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), flightTimeout, errTimeout)
 	defer cancel()
 	defer context.AfterFunc(r.life.ctx, cancel)()
+	ctx, told := observed(r.records.observer, ctx, OpRefresh)
+	defer func() { told(err) }()
 	err = apart(func() (err error) {
 		landed, err = r.do(ctx, userID, n)
 		return err
@@ -202,7 +205,7 @@ func (r *refresher) conclude(ctx context.Context, f *flight, out outcome) (lande
 	}
 	r.count.failed(err)
 	if out.ended {
-		return r.end(ctx, f)
+		return r.end(ctx, f, err)
 	}
 	if !errors.Is(err, ErrNotLoggedIn) {
 		r.attempts.failed(f.base, err)
@@ -230,12 +233,10 @@ func (r *refresher) commit(ctx context.Context, f *flight, got refreshed) (landi
 	defer done()
 	old, owner := f.base.stored, f.owner
 	merged, same := got.replaces(f.asked)
-	if !same {
-		r.logger.Warn("session: the token is of another account, starting a new session", "user", f.event.userID)
-	}
+	what := got.trailEvent(same)
 	for {
 		asOf := r.order.now()
-		saved, err := r.records.save(writing, owner, old, merged)
+		saved, err := r.records.save(writing, owner, old, merged, what)
 		var now snapshot
 		if errors.Is(err, ErrConflict) {
 			asOf = r.order.now()
@@ -245,6 +246,7 @@ func (r *refresher) commit(ctx context.Context, f *flight, got refreshed) (landi
 				continue
 			}
 			if err == nil {
+				what = got.trailEvent(true) // over takes no other account's
 				if merged = got.over(now.login); merged == nil {
 					return r.obey(ctx, f, now, asOf)
 				}
@@ -255,6 +257,13 @@ func (r *refresher) commit(ctx context.Context, f *flight, got refreshed) (landi
 		switch {
 		case err == nil:
 			f.leased = false // it was released with it
+			switch what.Kind {
+			case TrailBegan:
+				r.logger.Info("session: begun by the link", "user", f.event.userID)
+			case TrailReplaced:
+				r.logger.Warn("session: the token is of another account, a new session has begun", "user", f.event.userID, "by", what.By)
+				r.ends.add(SessionEnd{UserID: f.event.userID, Reason: EndReplaced})
+			}
 			return landing{saved, asOf}, nil
 		case !errors.Is(err, ErrStoreUnavailable):
 			return landing{}, err
@@ -292,19 +301,23 @@ func (r *refresher) obey(ctx context.Context, f *flight, now snapshot, asOf uint
 }
 
 // end removes the session after the auth server's clear no, if it is still the
-// one that was asked about.
-func (r *refresher) end(ctx context.Context, f *flight) (landing, error) {
+// one that was asked about. why holds what the server said.
+func (r *refresher) end(ctx context.Context, f *flight, why error) (landing, error) {
 	writing, done, err := f.event.write(ctx)
 	if err != nil {
 		return landing{}, overtakenOr(err, storeError("delete", err))
 	}
 	defer done()
-	err = r.records.remove(writing, f.base.stored)
+	err = r.stillStored(writing, f)
+	if err == nil {
+		err = r.records.remove(writing, f.base.stored, TrailEvent{Kind: TrailEnded, By: byServer, Reason: reasonOf(why)})
+	}
 	switch {
 	case err == nil:
 		r.count.ended.Add(1)
-		r.logger.Info("session: ended by the auth server", "user", f.event.userID)
-		return landing{}, errEnded
+		r.logger.Info("session: ended by the auth server", "user", f.event.userID, "reason", reasonOf(why))
+		r.ends.add(SessionEnd{UserID: f.event.userID, Reason: EndRefused, Err: why})
+		return landing{}, why
 	case !errors.Is(err, ErrConflict):
 		return landing{}, err
 	}
@@ -313,7 +326,18 @@ func (r *refresher) end(ctx context.Context, f *flight) (landing, error) {
 	if err == nil && now.login != nil && f.satisfied(now.login) {
 		return landing{now.login, asOf}, nil
 	}
-	return landing{}, cmp.Or(err, errEnded)
+	return landing{}, cmp.Or(err, why)
+}
+
+// stillStored returns ErrConflict unless the flight's base is stored still. Delete
+// does not tell whether there was something to delete, and a process that was paused
+// must not tell the end of what another has ended.
+func (r *refresher) stillStored(ctx context.Context, f *flight) error {
+	now, err := r.records.readLogout(ctx, f.event.userID)
+	if err == nil && now.stored.Value != f.base.stored.Value {
+		err = ErrConflict
+	}
+	return err
 }
 
 // dropRefreshToken removes a refused refresh token from a session that stays, so
@@ -331,7 +355,8 @@ func (r *refresher) dropRefreshToken(ctx context.Context, f *flight, why error) 
 	r.logger.Warn("session: refresh token refused, dropped from the session", "user", f.event.userID, "reason", why)
 	next := *f.base.login
 	next.refresh = secret{}
-	if saved, err := r.records.save(writing, "", f.base.stored, &next); err == nil {
+	what := TrailEvent{Kind: TrailWeakened, By: byServer, Reason: reasonOf(why)}
+	if saved, err := r.records.save(writing, "", f.base.stored, &next, what); err == nil {
 		f.base = snapshot{stored: saved.stored, login: saved}
 	}
 }

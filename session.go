@@ -139,6 +139,7 @@ func New(opts ...Option) (*Service, error) {
 		unlinked: bounded.New[time.Time](maxRemembered),
 		attempts: newAttempts(maxRemembered),
 		replaced: newReplaceLimit(maxRemembered),
+		ends:     newEnds(c, records, count, life),
 		aheads:   make(chan struct{}, maxAheads),
 
 		late: make(chan lateRelease, maxReleases),
@@ -147,6 +148,7 @@ func New(opts ...Option) (*Service, error) {
 	if watcher, ok := c.store.(Watcher); ok && c.nearCache > 0 {
 		life.running.Go(func() { records.watch(watcher) })
 	}
+	s.refresher.ends.start()
 	return s, nil
 }
 
@@ -206,15 +208,38 @@ func (s *Service) enter(ctx context.Context, userID string) error {
 // Users yields the Matrix IDs of the users with a live session, from the
 // store, in no order. It yields an error, last, when the store cannot be read
 // (ErrStoreUnavailable) or the Service is closed (ErrClosed). It does not block
-// the store for others.
+// the store for others. On Redis it goes by keys and TTLs, as [Service.Stats] does:
+// it may yield a user whose record Token would not take for a session.
 func (s *Service) Users(ctx context.Context) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		for l, err := range s.records.all(ctx) {
+		for l, err := range s.records.list(ctx, false) {
 			if err != nil {
 				yield("", err)
 				return
 			}
-			if l.live(time.Now()) && !yield(l.userID, nil) {
+			if l.live(time.Now()) && !yield(l.UserID, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Listed is a session that [Service.Sessions] yields.
+type Listed struct {
+	UserID    string
+	ExpiresAt time.Time // when the session ends without further use; zero: never by itself
+}
+
+// Sessions is [Service.Users] with the time at which each session ends. On Redis it
+// asks for the TTL of every key, which makes it take twice as long.
+func (s *Service) Sessions(ctx context.Context) iter.Seq2[Listed, error] {
+	return func(yield func(Listed, error) bool) {
+		for l, err := range s.records.list(ctx, true) {
+			if err != nil {
+				yield(Listed{}, err)
+				return
+			}
+			if l.live(time.Now()) && !yield(Listed{l.UserID, l.ends}, nil) {
 				return
 			}
 		}
@@ -224,7 +249,8 @@ func (s *Service) Users(ctx context.Context) iter.Seq2[string, error] {
 // Cleanup drops expired sessions now and returns how many it dropped. It is
 // never necessary: the memory store drops them by itself and Redis by TTL; on
 // Redis it finds records whose TTL was extended past the session's end by the
-// TypeScript service. It returns ErrStoreUnavailable when the store fails.
+// TypeScript service. To find them it reads every record, a few MiB at a time. It
+// returns ErrStoreUnavailable when the store fails.
 func (s *Service) Cleanup(ctx context.Context) (int, error) {
 	dropped := 0
 	for l, err := range s.records.all(ctx) {
@@ -234,7 +260,7 @@ func (s *Service) Cleanup(ctx context.Context) (int, error) {
 		if l.live(time.Now()) {
 			continue
 		}
-		err := s.records.remove(ctx, l.stored)
+		err := s.records.remove(ctx, l.Record, TrailEvent{Kind: TrailEnded, By: byExpiry})
 		if errors.Is(err, ErrConflict) {
 			continue // somebody has just logged in again
 		} else if err != nil {

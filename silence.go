@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -14,7 +15,7 @@ import (
 // observe records the result of a store call in health and counters, and wraps a
 // failure. ErrConflict is no failure, and neither is a caller's cancellation. A
 // caller's deadline that passes counts as no answer.
-func (r *records) observe(ctx context.Context, op string, started time.Time, err error) error {
+func (r *records) observe(ctx context.Context, op Operation, started time.Time, err error) error {
 	took := time.Since(started)
 	switch {
 	case err == nil, errors.Is(err, ErrConflict):
@@ -37,7 +38,7 @@ func (r *records) observe(ctx context.Context, op string, started time.Time, err
 		r.writing.failed(err, took)
 	}
 	if r.health.failed(err, took) {
-		r.logger.Error("session: store does not answer", "op", op, "error", err)
+		r.logger.Error("session: store does not answer", "op", op.verb(), "error", err)
 	}
 	if gaveUp(ctx) {
 		return ctx.Err()
@@ -46,11 +47,16 @@ func (r *records) observe(ctx context.Context, op string, started time.Time, err
 		r.silent.Store(true)
 	}
 	r.findOut() // a store that refuses writes may still answer reads
-	return storeError(op, err)
+	return storeError(op.verb(), err)
 }
 
+// verb is what an operation does to the store.
+func (op Operation) verb() string { return strings.TrimPrefix(string(op), "store.") }
+
 // writes reports whether an operation changes the store.
-func writes(op string) bool { return op == "write" || op == "delete" || op == "lease" }
+func writes(op Operation) bool {
+	return op == OpStoreWrite || op == OpStoreDelete || op == OpStoreLease
+}
 
 // findOut starts the goroutine that probes the store until it answers, unless one
 // runs.

@@ -23,6 +23,10 @@ type Record struct {
 	// Expires is when the record is to be dropped. A store whose engine keeps
 	// that time to itself may leave it zero in what it returns.
 	Expires time.Time
+	// Event is for a [TrailLog], in records that are written (next) or deleted
+	// (old): what happened, in one line; empty if it is not worth noting.
+	// Stores leave it empty in what they return.
+	Event string
 }
 
 // Exists reports whether there is a record at all.
@@ -58,7 +62,8 @@ func (r Record) LogValue() slog.Value { return slog.StringValue(r.String()) }
 //
 // A store that is shared between processes should implement [Locker], and
 // [Watcher] and [LogoutLog] if it can. Memory and Redis are both of the first
-// two; Redis, which can be away, is also the third.
+// two, and a [TrailLog]; Redis, which can be away, is also the third, and a
+// [Lister].
 type Store interface {
 	// Get returns the user's record. A record past its expiry is no record.
 	// It returns ErrNotFound when there is none.
@@ -128,6 +133,27 @@ type LogoutLog interface {
 	// out, to the microsecond, or the zero time; in one round trip. No record
 	// is not an error here; the record of an absence carries its Version.
 	LoggedOutAt(ctx context.Context, userID string) (Record, time.Time, error)
+}
+
+// Lister is an optional capability of a [Store] that can tell which records there
+// are without reading them. Without it, counting and listing read every record.
+type Lister interface {
+	// List walks over the records as All does, but leaves out Value where the
+	// store sees to it that the record ends in time, so that being there makes
+	// it current. Where only the Value tells, the record comes with it. With ends
+	// it tells Expires of each that it leaves the Value out of.
+	List(ctx context.Context, ends bool) iter.Seq2[Record, error]
+}
+
+// TrailLog is an optional capability of a [Store]: it notes what happened to a user's
+// session in the step that writes or deletes the record (see Record.Event), at no
+// further round trip. A note that cannot be made fails nothing.
+type TrailLog interface {
+	// Trail returns the user's newest 8 events, the newest first. An event that
+	// begins with "~" and is equal to one before it, with none but such events in
+	// between, takes its place and is counted. The trail lasts for a week longer
+	// than the record.
+	Trail(ctx context.Context, userID string) ([]TrailEntry, error)
 }
 
 // Lease is the answer to [Locker.Acquire].

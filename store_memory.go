@@ -17,12 +17,13 @@ import (
 const sweepEvery = time.Minute
 
 // MemoryStore keeps records in this process. It is the default [Store], and it
-// is shared by the Services it is given to. It implements [Locker] and
-// [Watcher] and is safe for concurrent use.
+// is shared by the Services it is given to. It implements [Locker],
+// [Watcher] and [TrailLog] and is safe for concurrent use.
 type MemoryStore struct {
 	// A record and the lease on it are one entry, so that every operation is
 	// one atomic step on the map.
 	entries *xsync.Map[string, memoryEntry]
+	trails  *xsync.Map[string, memoryTrail] // written inside the Compute of entries
 	version atomic.Uint64
 	feeds   atomic.Pointer[[]Feed]
 
@@ -46,6 +47,11 @@ type memoryEntry struct {
 	lease   *memoryLease
 }
 
+type memoryTrail struct {
+	text  string
+	until time.Time
+}
+
 type memoryLease struct {
 	owner string
 	note  string // if there is one, nobody holds the lease
@@ -53,9 +59,10 @@ type memoryLease struct {
 }
 
 var (
-	_ Store   = (*MemoryStore)(nil)
-	_ Locker  = (*MemoryStore)(nil)
-	_ Watcher = (*MemoryStore)(nil)
+	_ Store    = (*MemoryStore)(nil)
+	_ Locker   = (*MemoryStore)(nil)
+	_ Watcher  = (*MemoryStore)(nil)
+	_ TrailLog = (*MemoryStore)(nil)
 )
 
 // NewMemoryStore returns an empty store. Expired records are dropped within a
@@ -65,6 +72,7 @@ func NewMemoryStore() *MemoryStore {
 	// Growing only: to shrink the table is to make all writers wait.
 	return &MemoryStore{
 		entries: xsync.NewMap[string, memoryEntry](xsync.WithGrowOnly()),
+		trails:  xsync.NewMap[string, memoryTrail](xsync.WithGrowOnly()),
 		seed:    maphash.MakeSeed(),
 	}
 }
@@ -105,7 +113,8 @@ func (m *MemoryStore) swap(ctx context.Context, leased bool, owner string, old, 
 	if err := ctx.Err(); err != nil {
 		return Record{}, err
 	}
-	next.Version = m.version.Add(1)
+	event := next.Event
+	next.Version, next.Event = m.version.Add(1), ""
 	err := ErrConflict
 	now := time.Now()
 	m.entries.Compute(next.UserID, func(e memoryEntry, _ bool) (memoryEntry, xsync.ComputeOp) {
@@ -121,6 +130,7 @@ func (m *MemoryStore) swap(ctx context.Context, leased bool, owner string, old, 
 			}
 		}
 		err = nil
+		m.note(next.UserID, event, now, next.Expires)
 		return memoryEntry{next.Value, next.Version, unixNano(next.Expires), lease}, xsync.UpdateOp
 	})
 	if err != nil {
@@ -144,13 +154,39 @@ func (m *MemoryStore) Delete(ctx context.Context, old Record) error {
 			return e, xsync.CancelOp
 		}
 		err = nil
+		m.note(old.UserID, old.Event, now, time.Time{}) // before the new absence can be read
 		m.endsOf(old.UserID).Add(1)
 		return e, xsync.DeleteOp // and the lease with it
 	})
 	if err == nil {
 		m.announce(old.UserID, reportEnded)
+		m.scheduleSweep() // for the trail
 	}
 	return err
+}
+
+func (m *MemoryStore) note(userID, event string, at, ends time.Time) {
+	if event == "" {
+		return
+	}
+	m.trails.Compute(userID, func(was memoryTrail, _ bool) (memoryTrail, xsync.ComputeOp) {
+		if !at.Before(was.until) {
+			was.text = ""
+		}
+		return memoryTrail{addToTrail(was.text, event, at, ends), trailUntil(at, ends)}, xsync.UpdateOp
+	})
+}
+
+// Trail implements [TrailLog].
+func (m *MemoryStore) Trail(ctx context.Context, userID string) ([]TrailEntry, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	trail, ok := m.trails.Load(userID)
+	if !ok || !time.Now().Before(trail.until) {
+		return nil, nil
+	}
+	return readTrail(trail.text), nil
 }
 
 // All implements [Store]. Expired records that have not been dropped yet are
@@ -281,8 +317,18 @@ func (m *MemoryStore) dropExpired() {
 			})
 		}
 	}
+	for userID, trail := range m.trails.AllRelaxed() {
+		if now := time.Now(); !now.Before(trail.until) {
+			m.trails.Compute(userID, func(trail memoryTrail, _ bool) (memoryTrail, xsync.ComputeOp) {
+				if !now.Before(trail.until) {
+					return trail, xsync.DeleteOp
+				}
+				return trail, xsync.CancelOp
+			})
+		}
+	}
 	m.armed.Store(false)
-	if m.entries.Size() > 0 {
+	if m.entries.Size() > 0 || m.trails.Size() > 0 {
 		m.scheduleSweep()
 	}
 }

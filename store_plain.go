@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"iter"
 	"time"
 )
 
@@ -40,3 +41,13 @@ func (n noLogoutLog) LoggedOutAt(ctx context.Context, userID string) (Record, ti
 	}
 	return rec, time.Time{}, err
 }
+
+// noTrail is the TrailLog of a store that has none.
+type noTrail struct{}
+
+func (noTrail) Trail(context.Context, string) ([]TrailEntry, error) { return nil, nil }
+
+// noList is the Lister of a store that has none.
+type noList struct{ Store }
+
+func (n noList) List(ctx context.Context, _ bool) iter.Seq2[Record, error] { return n.All(ctx) }

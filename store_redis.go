@@ -18,14 +18,14 @@ const (
 )
 
 // RedisStore keeps records on Redis: one server, Sentinel or Cluster. It
-// implements [Locker], [Watcher] and [LogoutLog] and is safe for concurrent
-// use.
+// implements [Locker], [Watcher], [LogoutLog], [TrailLog] and [Lister] and is safe
+// for concurrent use.
 //
 // The user's record lies under the key prefix followed by the user ID, as a
-// plain string with a TTL. The lease on it and the note of the last logout lie
-// beside it, in the same Cluster slot, under prefixes of their own
-// (bot:session-lock: and bot:session-logout: by default), because the TypeScript
-// service takes every key under the session prefix for a session.
+// plain string with a TTL. The lease on it, the note of the last logout and the
+// trail lie beside it, in the same Cluster slot, under prefixes of their own
+// (bot:session-lock:, bot:session-logout: and bot:session-trail: by default), because
+// the TypeScript service takes every key under the session prefix for a session.
 //
 // Get does not tell the Version of an absence, which would take a second key;
 // Acquire and LoggedOutAt do.
@@ -44,6 +44,8 @@ var (
 	_ Locker    = (*RedisStore)(nil)
 	_ Watcher   = (*RedisStore)(nil)
 	_ LogoutLog = (*RedisStore)(nil)
+	_ Lister    = (*RedisStore)(nil)
+	_ TrailLog  = (*RedisStore)(nil)
 )
 
 // RedisOption configures [NewRedisStore].
@@ -124,6 +126,7 @@ func (s *RedisStore) Swap(ctx context.Context, old, next Record) (Record, error)
 	if isTryAgain(err) {
 		err = s.createInSteps(ctx, "", old, next)
 	}
+	next.Event = ""
 	return next, err
 }
 
@@ -133,14 +136,35 @@ func (s *RedisStore) swap(ctx context.Context, holder string, old, next Record) 
 	if err != nil {
 		return err
 	}
-	keys, version := append(make([]string, 0, 3), s.keys.Record(next.UserID)), versionArg(old.versionOfAbsence())
+	keys, version := append(make([]string, 0, 4), s.keys.Record(next.UserID)), versionArg(old.versionOfAbsence())
 	if holder != "" {
 		keys = append(keys, s.keys.Lease(next.UserID))
 	}
 	if version != "" {
 		keys = append(keys, s.keys.Fence(next.UserID))
 	}
-	return s.run(ctx, s.scripts.swap, changed, next.UserID, keys, old.Value, next.Value, ttl, holder, version)
+	args := []any{old.Value, next.Value, ttl, holder, version}
+	if next.Event == "" {
+		return s.run(ctx, s.scripts.swap, changed, next.UserID, keys, append(args, "")...)
+	}
+	noted := append(args[:len(args):len(args)], s.eventArgs(next.Event, next.Expires)...)
+	err = s.run(ctx, s.scripts.swap, changed, next.UserID, append(keys, s.keys.Trail(next.UserID)), noted...)
+	if isTryAgain(err) { // while the Cluster slot moves the note is left out
+		err = s.run(ctx, s.scripts.swap, changed, next.UserID, keys, append(args, "")...)
+	}
+	return err
+}
+
+// eventArgs are the arguments of a script that notes an event.
+func (s *RedisStore) eventArgs(event string, ends time.Time) []any {
+	now := time.Now()
+	return []any{event, now.UnixMilli(), milliOrZero(ends), trailUntil(now, ends).Sub(now).Milliseconds()}
+}
+
+// Trail implements [TrailLog].
+func (s *RedisStore) Trail(ctx context.Context, userID string) ([]TrailEntry, error) {
+	trail, err := s.readKey(ctx, s.keys.Trail(userID), maxTrail)
+	return readTrail(trail), err
 }
 
 // ttlOf is the TTL in milliseconds, or "" for none. It is relative to our clock,

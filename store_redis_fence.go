@@ -103,6 +103,9 @@ func (s *RedisStore) MarkLoggedOut(ctx context.Context, old Record, at time.Time
 func (s *RedisStore) end(ctx context.Context, old Record, at time.Time, keep time.Duration) error {
 	userID := old.UserID
 	keys := []string{s.keys.Fence(userID), s.keys.Record(userID), s.keys.Lease(userID)}
+	if old.Event != "" {
+		keys = append(keys, s.keys.Trail(userID))
+	}
 	err := s.runEnd(ctx, keys, old, at, keep)
 	if isTryAgain(err) {
 		err = s.endInSteps(ctx, old, at, keep)
@@ -116,8 +119,9 @@ func (s *RedisStore) runEnd(ctx context.Context, keys []string, old Record, at t
 	if !old.Exists() {
 		version = versionArg(old.Version)
 	}
-	return s.run(ctx, s.scripts.end, ended, old.UserID, keys, old.Value, version, hexMark(newMark()),
-		noteOfTime(at, now), max(fenceTTL, keep).Milliseconds(), noteOfTime(now.Add(clocksDiffer), now))
+	args := []any{old.Value, version, hexMark(newMark()),
+		noteOfTime(at, now), max(fenceTTL, keep).Milliseconds(), noteOfTime(now.Add(clocksDiffer), now)}
+	return s.run(ctx, s.scripts.end, ended, old.UserID, keys, append(args, s.eventArgs(old.Event, time.Time{})...)...)
 }
 
 // endInSteps is end while the Cluster slot moves, in which no command can use

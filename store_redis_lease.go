@@ -76,6 +76,7 @@ func (s *RedisStore) SwapLeased(ctx context.Context, owner string, old, next Rec
 			_ = s.Release(ctx, next.UserID, owner, "", 0) // or it runs out
 		}
 	}
+	next.Event = ""
 	return next, err
 }
 

@@ -4,43 +4,64 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/mana/session/internal/keyset"
 )
 
 // Records are listed a few MiB at a time, so that neither Redis nor this process
 // has to hold many large ones at once: of each record of a page the beginning
 // is read, which is all there is to most, and then the large ones whole.
 const (
-	scanCount      = 500
-	smallRecord    = 4 << 10 // bytes
-	largeRecords   = 2       // at a time; they have up to maxRecord bytes
-	recordsAtATime = 500     // SCAN may return more than it was asked for
+	scanCount   = 1000    // keys that Redis looks at in one go, which takes it less than a millisecond
+	valuesRead  = 2 << 20 // bytes of values at a time, or one value
+	smallRecord = 4 << 10 // bytes
 )
 
 // All implements [Store]: SCAN over every master, with the values of each page
 // fetched in a few pipelines. Expired records are the server's to drop.
 func (s *RedisStore) All(ctx context.Context) iter.Seq2[Record, error] {
+	return s.walk(ctx, func(*redisWalk) error { return nil }, (*redisWalk).yieldValues)
+}
+
+// List implements [Lister]: SCAN, and PTTL for the ends, or unless all keys of the
+// server have a TTL. Only records without a TTL are read.
+func (s *RedisStore) List(ctx context.Context, ends bool) iter.Seq2[Record, error] {
+	start := (*redisWalk).lookForEndless
+	if ends {
+		start = func(w *redisWalk) error { w.askTTL = true; return nil }
+	}
+	return s.walk(ctx, start, (*redisWalk).yieldUnread)
+}
+
+// walk yields the records of every page of keys, each once. While a page is
+// yielded, the next one is on its way.
+func (s *RedisStore) walk(ctx context.Context, start func(*redisWalk) error, yieldPage func(w *redisWalk, keys []string, yield func(Record, error) bool) bool) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
 		masters, err := s.masters(ctx)
 		if err != nil {
 			yield(Record{}, err)
 			return
 		}
-		seen := make(map[string]struct{}) // SCAN may return a key twice
-		fresh := func(rec Record) bool {
-			before := len(seen)
-			seen[rec.UserID] = struct{}{}
-			return len(seen) > before
-		}
+		seen := keyset.New()
 		for _, master := range masters {
-			for rec, err := range s.onMaster(ctx, master) {
+			w := &redisWalk{RedisStore: s, ctx: ctx, master: master}
+			if err := start(w); err != nil {
+				yield(Record{}, err)
+				return
+			}
+			for keys, err := range w.scan() {
 				if err != nil {
 					yield(Record{}, err)
 					return
 				}
-				if fresh(rec) && !yield(rec, nil) {
+				if !yieldPage(w, seen.Add(keys), yield) {
 					return
 				}
 			}
@@ -48,54 +69,191 @@ func (s *RedisStore) All(ctx context.Context) iter.Seq2[Record, error] {
 	}
 }
 
-// onMaster walks over the records of one master. An error ends the walk.
-func (s *RedisStore) onMaster(ctx context.Context, master redis.Cmdable) iter.Seq2[Record, error] {
-	return func(yield func(Record, error) bool) {
-		for cursor := uint64(0); ; {
-			page, next, err := s.page(ctx, master, cursor)
-			if err != nil {
-				yield(Record{}, err)
-				return
-			}
-			for len(page) > 0 {
-				n := min(len(page), recordsAtATime)
-				large, more := s.yieldValues(ctx, master, page[:n], smallRecord, yield)
-				for more && len(large) > 0 {
-					n := min(len(large), largeRecords)
-					_, more = s.yieldValues(ctx, master, large[:n], maxRecord+1, yield)
-					large = large[n:]
-				}
-				if !more {
+// redisWalk is a walk over the keys of one master.
+type redisWalk struct {
+	*RedisStore
+	ctx    context.Context
+	master *redis.Client
+	askTTL bool // there may be keys without a TTL, or the ends are wanted
+}
+
+// keyPage is what one SCAN returns; cursor is 0 at the end.
+type keyPage struct {
+	keys   []string
+	cursor uint64
+}
+
+// scan yields the keys of all records, page by page. The pages come from a
+// goroutine that waits for nobody between two of them, so that Redis does not
+// either; it ends soon after the walk's context.
+func (w *redisWalk) scan() iter.Seq2[[]string, error] {
+	return func(yield func([]string, error) bool) {
+		pages := make(chan *call[keyPage], 1)
+		go w.sendPages(pages)
+		timeout := time.NewTimer(storeTimeout)
+		defer timeout.Stop()
+		for {
+			select {
+			case page, ok := <-pages:
+				if !ok {
+					yield(nil, brokenOff(nil))
 					return
 				}
-				page = page[n:]
-			}
-			if cursor = next; cursor == 0 {
+				if !yield(page.value.keys, page.err) || page.err != nil || page.value.cursor == 0 {
+					return
+				}
+				timeout.Reset(storeTimeout)
+			case <-w.ctx.Done():
+				yield(nil, w.ctx.Err())
+				return
+			case <-timeout.C:
+				w.reloadTopology(errTimeout)
+				yield(nil, fmt.Errorf("no answer from Redis in %s", storeTimeout))
 				return
 			}
 		}
 	}
 }
 
-func (s *RedisStore) page(ctx context.Context, master redis.Cmdable, cursor uint64) ([]string, uint64, error) {
-	type answer struct {
-		keys []string
-		next uint64
+// sendPages sends one page after the other, or an error, until the last one or
+// until the walk's context ends.
+func (w *redisWalk) sendPages(pages chan<- *call[keyPage]) {
+	defer close(pages)
+	for cursor, more := uint64(0), true; more; more = cursor != 0 {
+		page := new(call[keyPage])
+		w.page(page, cursor)
+		select {
+		case pages <- page:
+		case <-w.ctx.Done():
+			return
+		}
+		if page.err != nil {
+			return
+		}
+		cursor = page.value.cursor
 	}
-	got, err := await(ctx, s, func(ctx context.Context) (got answer, err error) {
-		got.keys, got.next, err = master.Scan(ctx, cursor, s.keys.Pattern(), scanCount).Result()
+}
+
+// page fetches one page. While the caller of a walk dawdles over another, the
+// store can be closed.
+func (w *redisWalk) page(page *call[keyPage], cursor uint64) {
+	if page.err = w.life.begin(); page.err != nil {
+		return
+	}
+	defer w.life.end()
+	page.run(w.RedisStore, func(context.Context) (got keyPage, err error) {
+		got.keys, got.cursor, err = w.master.Scan(w.ctx, cursor, w.keys.Pattern(), scanCount).Result()
 		return got, err
 	})
-	return got.keys, got.next, err
 }
 
-// yieldValues reads the records under the given keys and yields those of less
-// than size bytes, or all if size is beyond what a record has. It returns the
-// keys of the others, and whether to go on.
-func (s *RedisStore) yieldValues(ctx context.Context, master redis.Cmdable, keys []string, size int64, yield func(Record, error) bool) (large []string, more bool) {
-	values, err := await(ctx, s, func(ctx context.Context) ([]*redis.StringCmd, error) {
+// lookForEndless finds out whether the server has keys without a TTL. If it does
+// not tell, it may.
+func (w *redisWalk) lookForEndless() error {
+	keyspace, err := await(w.ctx, w.RedisStore, func(ctx context.Context) (string, error) {
+		keyspace, err := w.master.Info(ctx, "keyspace").Result()
+		if isReply(err) {
+			err = nil
+		}
+		return keyspace, err
+	})
+	w.askTTL = true
+	for line := range strings.Lines(keyspace) {
+		var db, keys, expires int
+		if n, _ := fmt.Sscanf(line, "db%d:keys=%d,expires=%d", &db, &keys, &expires); n == 3 && db == w.master.Options().DB {
+			w.askTTL = keys > expires
+		}
+	}
+	return err
+}
+
+// yieldUnread yields records without their values, but for those that have no
+// TTL. It reports whether to go on.
+func (w *redisWalk) yieldUnread(keys []string, yield func(Record, error) bool) bool {
+	if !w.askTTL {
+		for _, key := range keys {
+			if !yield(Record{UserID: w.keys.UserID(key)}, nil) {
+				return false
+			}
+		}
+		return true
+	}
+	asked := time.Now()
+	ttls, err := w.ttls(keys)
+	if err != nil {
+		yield(Record{}, err)
+		return false
+	}
+	var endless []string
+	for i, key := range keys {
+		const noTTL = -1
+		switch ttl, err := ttls[i].Result(); {
+		case err == nil && ttl == noTTL:
+			endless = append(endless, key)
+		case err != nil || ttl < 0: // gone since the SCAN, or moved to another node
+		case !yield(Record{UserID: w.keys.UserID(key), Expires: asked.Add(time.Duration(ttl) * time.Millisecond)}, nil):
+			return false
+		}
+	}
+	return w.yieldValues(endless, yield)
+}
+
+func (w *redisWalk) ttls(keys []string) ([]*redis.IntCmd, error) {
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	return await(w.ctx, w.RedisStore, func(ctx context.Context) ([]*redis.IntCmd, error) {
+		ttls := make([]*redis.IntCmd, len(keys))
+		pipe := w.master.Pipeline()
+		for i := range keys {
+			ttls[i] = redis.NewIntCmd(ctx, "pttl", &keys[i])
+			_ = pipe.Process(ctx, ttls[i])
+		}
+		if _, err := pipe.Exec(ctx); err != nil && !isReply(err) {
+			return nil, err
+		}
+		return ttls, nil
+	})
+}
+
+// yieldValues yields records with their values. It reports whether to go on.
+func (w *redisWalk) yieldValues(keys []string, yield func(Record, error) bool) bool {
+	large, more := w.yieldUpTo(smallRecord, keys, yield)
+	if more {
+		_, more = w.yieldUpTo(maxRecord+1, large, yield)
+	}
+	return more
+}
+
+// yieldUpTo yields the records of less than size bytes, or all if size is beyond
+// what a record has. It returns the keys of the others, and whether to go on.
+func (w *redisWalk) yieldUpTo(size int64, keys []string, yield func(Record, error) bool) (large []string, more bool) {
+	for len(keys) > 0 {
+		n := min(len(keys), max(1, valuesRead/int(size)))
+		values, err := w.values(keys[:n], size)
+		if err != nil {
+			yield(Record{}, err)
+			return nil, false
+		}
+		for i, cmd := range values {
+			value, err := cmd.Result()
+			switch {
+			case err != nil || value == "": // gone since the SCAN, moved to another node, or not a string any more
+			case int64(len(value)) == size && size <= maxRecord:
+				large = append(large, keys[i])
+			case !yield(Record{UserID: w.keys.UserID(keys[i]), Value: value}, nil):
+				return nil, false
+			}
+		}
+		keys = keys[n:]
+	}
+	return large, true
+}
+
+func (w *redisWalk) values(keys []string, size int64) ([]*redis.StringCmd, error) {
+	return await(w.ctx, w.RedisStore, func(ctx context.Context) ([]*redis.StringCmd, error) {
 		values := make([]*redis.StringCmd, len(keys))
-		pipe := master.Pipeline()
+		pipe := w.master.Pipeline()
 		for i, key := range keys {
 			values[i] = pipe.GetRange(ctx, key, 0, size-1)
 		}
@@ -104,21 +262,6 @@ func (s *RedisStore) yieldValues(ctx context.Context, master redis.Cmdable, keys
 		}
 		return values, nil
 	})
-	if err != nil {
-		yield(Record{}, err)
-		return nil, false
-	}
-	for i, cmd := range values {
-		value, err := cmd.Result()
-		switch {
-		case err != nil || value == "": // gone since the SCAN, moved to another node, or not a string
-		case int64(len(value)) == size && size <= maxRecord:
-			large = append(large, keys[i])
-		case !yield(Record{UserID: s.keys.UserID(keys[i]), Value: value}, nil):
-			return nil, false
-		}
-	}
-	return large, true
 }
 
 // masters returns a client per master: a key is on exactly one of them.

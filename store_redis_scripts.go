@@ -52,12 +52,34 @@ redis.pcall('PUBLISH', ARGV[2], ARGV[3])
 return 1
 `
 
+// noteEvent adds an event to a trail: see addToTrail, which does the same. Whatever is
+// wrong with the trail, the script goes on.
+const noteEvent = `
+local function noteEvent(key, event, at, ends, keep)
+  local trail = redis.pcall('GETRANGE', key, 0, 4095)
+  local lines, first, count = {''}, at, 1
+  local folding = string.sub(event, 1, 1) == '~'
+  for line in string.gmatch(type(trail) == 'string' and trail or '', '[^\n]+') do
+    local began, times, what = string.match(line, '^(%d+) %d+ (%d+) %d+ (.+)$')
+    if what and folding and what == event then
+      first, count = began, tonumber(times) + 1
+    elseif what and #lines < 8 then
+      folding = folding and string.sub(what, 1, 1) == '~'
+      lines[#lines + 1] = line
+    end
+  end
+  lines[1] = string.format('%s %s %.0f %s %s', first, at, count, ends, event)
+  redis.pcall('SET', key, table.concat(lines, '\n'), 'PX', keep)
+end
+`
+
 // swapSource replaces or creates a record. KEYS: the record; the lease, if
-// there is an owner; the fence, if there is a version to be compared. With one
-// key it goes on working while the key's Cluster slot moves; with several it
-// gets TRYAGAIN then.
-const swapSource = readFence + `
+// there is an owner; the fence, if there is a version to be compared; the trail, if
+// there is an event. With one key it goes on working while the key's Cluster slot
+// moves; with several it gets TRYAGAIN then.
+const swapSource = readFence + noteEvent + `
 local old, new, ttl, owner, version = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+local event, at, ends, keep = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local cur = read(KEYS[1], ARGV[1])
 if cur ~= old then
   if cur == new then return 1 end -- a command that got through, sent again
@@ -66,7 +88,7 @@ end
 local mine = owner ~= '' and read(KEYS[2], #owner) == owner
 if owner ~= '' and old == '' and not mine then return 0 end
 if version ~= '' then
-  local _, mark = readFence(KEYS[#KEYS])
+  local _, mark = readFence(KEYS[owner ~= '' and 3 or 2])
   if mark ~= version then return 0 end
 end
 if ttl == '' then
@@ -75,14 +97,16 @@ else
   redis.call('SET', KEYS[1], new, 'PX', ttl)
 end
 if mine then redis.call('DEL', KEYS[2]) end
+if event ~= '' then noteEvent(KEYS[#KEYS], event, at, ends, keep) end
 ` + announce
 
 // endSource ends a session, or an absence: it removes the record and the lease
-// and moves the fence. KEYS: the fence, the record, the lease; or the fence
-// alone, to take these steps apart. A script whose first write is a DEL may
+// and moves the fence. KEYS: the fence, the record, the lease, and the trail if there is
+// an event; or the fence alone, to take these steps apart. A script whose first write is a DEL may
 // also SET when Redis is full, so logging out takes no room.
-const endSource = readFence + `
+const endSource = readFence + noteEvent + `
 local old, version, new, at, ttl, latest = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local event, noteAt, ends, keep = ARGV[10], ARGV[11], ARGV[12], ARGV[13]
 local noted, mark = readFence(KEYS[1])
 if mark == new then return 1 end -- a command that got through, sent again
 local cur = ''
@@ -94,8 +118,9 @@ if noted then
   if left > tonumber(ttl) then ttl = string.format('%.0f', left) end
 end
 if noted and noted <= latest and noted > at then at = noted end
-redis.call('DEL', unpack(KEYS))
+redis.call('DEL', unpack(KEYS, 1, math.min(#KEYS, 3)))
 redis.call('SET', KEYS[1], at .. ' ' .. new, 'PX', ttl)
+if event ~= '' then noteEvent(KEYS[4], event, noteAt, ends, keep) end
 ` + announce
 
 // removeSource removes a record, if it is the one that is meant or any is.

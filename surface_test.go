@@ -68,10 +68,12 @@ func TestEveryCounterCounts(t *testing.T) {
 		stats.Unreadable, stats.Hits, stats.Misses = 0, 0, 0
 		require.Equal(t, session.Stats{
 			Total: 1, StorageMode: "memory", SSOLinkEnabled: true, // what is unreadable takes up room
-			RefreshesByLink: 1, RefreshesByToken: 1, SessionsEnded: 1,
-			FailedNotLinked: 2, FailedServiceKey: 1, FailedUnavailable: 1,
-			Logins: 1, LoginFailures: 1, Logouts: 1,
 			Active: 1,
+			Counters: session.Counters{
+				RefreshesByLink: 1, RefreshesByToken: 1, SessionsEnded: 1,
+				FailedNotLinked: 2, FailedServiceKey: 1, FailedUnavailable: 1,
+				Logins: 1, LoginFailures: 1, Logouts: 1,
+			},
 		}, stats)
 	})
 }

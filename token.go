@@ -171,7 +171,7 @@ func (s *Service) extend(ctx context.Context, l *login) {
 					next.expires = end
 				}
 				return longer, nil
-			})
+			}, TrailEvent{Kind: TrailExtended, By: byUse})
 		})
 	}()
 }

@@ -2,10 +2,12 @@
 //
 //	go run . peers     [-count 8] [-benchtime 300ms] [-json FILE]
 //	go run . processes [-only NAME] [-json FILE]
+//	go run . count     [-sessions 1000000] [-runs 5] [-json FILE]
 //
 // The first runs the Go benchmarks of this folder, interleaved, and prints
 // medians and ratios. The second starts its own redis-server, auth server and
-// bot processes on loopback and prints what their users would notice.
+// bot processes on loopback and prints what their users would notice. The third
+// fills a redis-server of its own and counts and lists its sessions.
 package main
 
 import (
@@ -38,8 +40,10 @@ func main() {
 		err = peers(os.Args[2:])
 	case "processes":
 		err = processes(os.Args[2:])
+	case "count":
+		err = count(os.Args[2:])
 	default:
-		err = fmt.Errorf("usage: go run . peers|processes [flags]")
+		err = fmt.Errorf("usage: go run . peers|processes|count [flags]")
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

@@ -101,6 +101,10 @@ func (b *bench) TempDir() string {
 type failure string
 
 func withBench(name string, run func(*bench) error) (err error) {
+	testing.Init() // redistest asks for -short
+	if err := flag.CommandLine.Parse(nil); err != nil {
+		return err
+	}
 	b := &bench{name: name}
 	defer func() {
 		if p := recover(); p != nil {

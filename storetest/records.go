@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -190,6 +191,7 @@ func (s *suite) allYieldsOnce(t *testing.T, store session.Store) {
 	}
 	close(next)
 	workers.Wait()
+	listed(t, store, maps.Clone(want))
 	for rec, err := range store.All(t.Context()) {
 		noError(t, "All", err)
 		if value, ok := want[rec.UserID]; !ok || value != rec.Value {
@@ -204,6 +206,25 @@ func (s *suite) allYieldsOnce(t *testing.T, store session.Store) {
 		t.Fatalf("All yields all but %d of %d records, want all", len(want), users)
 	}
 	wantNothing(t, store, "@user7:matrix.example")
+}
+
+// listed checks the List of a store that has one against what is stored.
+func listed(t *testing.T, store session.Store, want map[string]string) {
+	t.Helper()
+	lister, ok := store.(session.Lister)
+	if !ok {
+		return
+	}
+	for rec, err := range lister.List(t.Context(), true) {
+		noError(t, "List", err)
+		if value, ok := want[rec.UserID]; !ok || rec.Value != "" && rec.Value != value {
+			t.Fatalf("List yields %q for %s, want %q or no value, once", rec.Value, rec.UserID, value)
+		}
+		delete(want, rec.UserID)
+	}
+	if len(want) != 0 {
+		t.Fatalf("List misses %d records", len(want))
+	}
 }
 
 func (s *suite) allEndsEarly(t *testing.T, store session.Store) {

@@ -58,11 +58,14 @@ func (k Keys) Pattern() string {
 const (
 	leaseKind = "lock:"
 	fenceKind = "logout:"
+	trailKind = "trail:"
 )
 
-// Lease is the key of the lease on a record, Fence that of the last logout.
+// Lease is the key of the lease on a record, Fence that of the last logout, Trail that
+// of what happened to the user's session.
 func (k Keys) Lease(userID string) string { return k.with(leaseKind, userID) }
 func (k Keys) Fence(userID string) string { return k.with(fenceKind, userID) }
+func (k Keys) Trail(userID string) string { return k.with(trailKind, userID) }
 
 // FencePrefix is what the fences of all users begin with.
 func (k Keys) FencePrefix() string { return k.auxPrefix + fenceKind }

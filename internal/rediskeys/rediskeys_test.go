@@ -30,7 +30,7 @@ func TestWhatGoesWithARecordIsInItsSlotAndNoRecord(t *testing.T) {
 			if got := keys.UserID(record); got != userID {
 				t.Errorf("%s comes back from its key as %s", userID, got)
 			}
-			for _, key := range []string{keys.Lease(userID), keys.Fence(userID)} {
+			for _, key := range []string{keys.Lease(userID), keys.Fence(userID), keys.Trail(userID)} {
 				if Slot(key) != Slot(record) {
 					t.Errorf("%s is in slot %d, its record %s in %d", key, Slot(key), record, Slot(record))
 				}
