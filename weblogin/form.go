@@ -108,7 +108,7 @@ func (h *Handler) submit(w http.ResponseWriter, r *http.Request, t *texts) view 
 	}
 	code, err := h.logIn(r.Context(), f, password)
 	if err != nil {
-		return h.refusal(f, err)
+		return h.refusal(r.Context(), f, err)
 	}
 	return view{T: t, Status: http.StatusOK, Title: t.Done, Code: code, UserID: f.userID, Email: f.email}
 }
@@ -188,26 +188,25 @@ func (h *Handler) editLink(ctx context.Context, f form, change func(*link) error
 var errTooManyPasswords = errors.New("weblogin: too many wrong passwords for a link")
 
 // refusal is what to show after an error.
-func (h *Handler) refusal(f form, err error) view {
+func (h *Handler) refusal(ctx context.Context, f form, err error) view {
 	var said *session.AuthError
 	wait := time.Minute
 	if errors.As(err, &said) && said.RetryAfter > 0 {
 		wait = said.RetryAfter
 	}
-	level := h.logger.Warn
 	var v view
 	switch t := f.t; {
 	case errors.Is(err, context.Canceled): // nobody sees it
-		level, v = h.logger.Debug, f.view(http.StatusServiceUnavailable, t.Failed)
+		v = f.view(http.StatusServiceUnavailable, t.Failed)
 	case errors.Is(err, session.ErrInvalidCredentials):
-		level, v = h.logger.Debug, f.view(http.StatusUnprocessableEntity, t.WrongPassword)
+		v = f.view(http.StatusUnprocessableEntity, t.WrongPassword)
 	case errors.Is(err, session.ErrEmailNotVerified):
-		level, v = h.logger.Debug, f.view(http.StatusForbidden, t.Unverified)
+		v = f.view(http.StatusForbidden, t.Unverified)
 	case errors.Is(err, errTooManyPasswords):
 		v = *gone(t)
 		v.Text = t.TooManyPasswords
 	case errors.Is(err, session.ErrLoginExpired):
-		level, v = h.logger.Debug, *gone(t)
+		v = *gone(t)
 	case errors.Is(err, session.ErrRateLimited):
 		v = f.view(http.StatusTooManyRequests, strings.Replace(t.RateLimited, "%s", t.wait(wait), 1))
 		v.retryAfter = wait
@@ -220,7 +219,7 @@ func (h *Handler) refusal(f form, err error) view {
 	default:
 		v = f.view(http.StatusInternalServerError, t.Failed)
 	}
-	level("weblogin: a password did not become a code", "user", f.userID, "error", err)
+	h.logger.Log(ctx, levelOf(err), "weblogin: a password did not become a code", "user", f.userID, "error", err)
 	return v
 }
 

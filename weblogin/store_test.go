@@ -23,6 +23,7 @@ import (
 	"github.com/mana/session/internal/redistest"
 	"github.com/mana/session/internal/world"
 	"github.com/mana/session/sessiontest"
+	"github.com/mana/session/storetest"
 	"github.com/mana/session/weblogin"
 )
 
@@ -290,6 +291,23 @@ func TestNoLimitIsNoLimit(t *testing.T) {
 	for i := range 200 {
 		s.link(t, world.UserID(i))
 	}
+}
+
+func TestOperatorIsToldOfOutagesAndNotOfTypingErrors(t *testing.T) {
+	store := storetest.NewFaultStore()
+	defer store.Close()
+	s := newSite(t, weblogin.WithStore(store))
+	link := s.link(t, world.Alice)
+	b := newBrowser(t, s)
+	b.send(link, b.open(link), world.Email, "wrong").wantsAgain(422, "wrong")
+	require.Error(t, s.complete(t, "BBBBBBBB"))
+	for range 6 {
+		_, _ = s.Link(t.Context(), world.Alice, room)
+	}
+	require.NotContains(t, s.Log.String(), `level=WARN msg="weblogin`)
+	store.Inject(storetest.Away)
+	b.open(link)
+	require.Contains(t, s.Log.String(), `level=WARN msg="weblogin: a link could not be looked up"`)
 }
 
 func TestHandlerPrintsNoSecret(t *testing.T) {

@@ -156,7 +156,7 @@ func (h *Handler) Link(ctx context.Context, userID, roomID string) (string, erro
 		return nil
 	})
 	if err != nil {
-		h.logger.Warn("weblogin: no link made", "user", userID, "error", err)
+		h.logger.Log(ctx, levelOf(err), "weblogin: no link made", "user", userID, "error", err)
 		return "", err
 	}
 	h.logger.Info("weblogin: a link is made", "user", userID)
@@ -210,7 +210,7 @@ func (h *Handler) Complete(ctx context.Context, userID, roomID, code string) (*s
 		err = verdict
 	}
 	if err != nil {
-		h.logger.Debug("weblogin: code not accepted", "user", userID, "error", err)
+		h.logger.Log(ctx, levelOf(err), "weblogin: code not accepted", "user", userID, "error", err)
 		return nil, err
 	}
 	pending := new(session.PendingLogin)
@@ -267,6 +267,20 @@ func refuse(limit *rate.Limiter) time.Duration {
 	}
 	missing := 1 - limit.TokensAt(now)
 	return max(time.Duration(missing/float64(limit.Limit())*float64(time.Second)), time.Second)
+}
+
+// levelOf keeps out of an operator's sight what users bring about as often as they
+// like.
+func levelOf(err error) slog.Level {
+	for _, theirs := range []error{
+		session.ErrInvalidCredentials, session.ErrEmailNotVerified, session.ErrLoginExpired, session.ErrRateLimited,
+		errTooManyPasswords, context.Canceled,
+	} {
+		if errors.Is(err, theirs) {
+			return slog.LevelDebug
+		}
+	}
+	return slog.LevelWarn
 }
 
 func tooMany(why string, wait time.Duration) error {
