@@ -205,7 +205,7 @@ func TestRedisThatIsAway(t *testing.T) {
 func TestWhatIsNoRecordReadsAsNoLink(t *testing.T) {
 	client := world.NewClient(t, redistest.Start(t).Addr)
 	s := newSite(t, weblogin.WithRedis(client))
-	for _, garbage := range []string{"x", "null", "{}", `{"link":{}}`, `{"user":"@bob:matrix.example","link":{"room":"!room:matrix.example","until":"2999-01-01T00:00:00Z","code":""}}`, strings.Repeat("[", 1<<16)} {
+	for _, garbage := range []string{"x", "null", "{}", `{"link":{}}`, `{"user":"@bob:matrix.example","window":"2999-01-01T00:00:00Z","links":5}`, `{"user":"@bob:matrix.example","link":{"room":"!room:matrix.example","until":"2999-01-01T00:00:00Z","code":""}}`, strings.Repeat("[", 1<<16)} {
 		link := s.link(t, world.Alice)
 		keys, err := client.Keys(t.Context(), "bot:login:*").Result()
 		require.NoError(t, err)
