@@ -18,7 +18,7 @@ const (
 )
 
 // histogram makes a histogram of durations, with classic buckets and native ones.
-func histogram(name, help string, buckets ...float64) *prometheus.HistogramVec {
+func histogram(name, help string, buckets []float64) *prometheus.HistogramVec {
 	return prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Namespace: namespace, Name: name, Help: help, Buckets: buckets,
 		NativeHistogramBucketFactor:     nativeFactor,

@@ -60,17 +60,14 @@ func New() *Metrics {
 		return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, append([]string{botLabel}, labels...), nil)
 	}
 	m := &Metrics{
-		queue:   desc("queue_length", telemetry.QueueLength),
-		storeUp: desc("store_up", telemetry.StoreUp),
-		authUp:  desc("auth_up", telemetry.AuthUp),
-		operations: histogram("operation_duration_seconds", telemetry.OperationDuration,
-			.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30),
-		storeDurations: histogram("store_operation_duration_seconds", telemetry.StoreDuration,
-			.00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5),
-		authDurations: histogram("auth_operation_duration_seconds", telemetry.AuthDuration,
-			.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10),
-		services: make(map[string]*session.Service),
-		up:       make(map[string]*telemetry.Up),
+		queue:          desc("queue_length", telemetry.QueueLength),
+		storeUp:        desc("store_up", telemetry.StoreUp),
+		authUp:         desc("auth_up", telemetry.AuthUp),
+		operations:     histogram("operation_duration_seconds", telemetry.OperationDuration, telemetry.OperationBuckets()),
+		storeDurations: histogram("store_operation_duration_seconds", telemetry.StoreDuration, telemetry.StoreBuckets()),
+		authDurations:  histogram("auth_operation_duration_seconds", telemetry.AuthDuration, telemetry.AuthBuckets()),
+		services:       make(map[string]*session.Service),
+		up:             make(map[string]*telemetry.Up),
 	}
 	for _, c := range telemetry.Counters() {
 		var labels []string

@@ -73,3 +73,20 @@ func Counters() []Counter {
 		}},
 	}
 }
+
+// The upper bounds of the buckets of the histograms, in seconds.
+
+// OperationBuckets are those for logins, logouts and refreshes.
+func OperationBuckets() []float64 {
+	return []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
+}
+
+// StoreBuckets are those for calls of the store.
+func StoreBuckets() []float64 {
+	return []float64{.00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}
+}
+
+// AuthBuckets are those for calls of the auth server.
+func AuthBuckets() []float64 {
+	return []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+}
