@@ -58,10 +58,10 @@ func newFixture(t *testing.T) *fixture {
 	return f
 }
 
-// service is an observed Service.
-func (f *fixture) service(bot string, opts ...session.Option) *session.Service {
+// service is a Service that is observed under the name "shop".
+func (f *fixture) service(opts ...session.Option) *session.Service {
 	f.t.Helper()
-	opts = append(append(f.auth.Options(), session.WithObserver(f.telemetry.Observer(bot))), opts...)
+	opts = append(append(f.auth.Options(), session.WithObserver(f.telemetry.Observer("shop"))), opts...)
 	svc, err := session.New(opts...)
 	require.NoError(f.t, err)
 	f.t.Cleanup(func() { require.NoError(f.t, svc.Close()) })
@@ -138,7 +138,7 @@ func (f *fixture) live(svc *session.Service) {
 
 func TestCountersAreShownFromRegisterToUnregister(t *testing.T) {
 	f := newFixture(t)
-	svc := f.service("shop")
+	svc := f.service()
 	f.live(svc)
 	require.NotContains(t, f.collect(), "mana.session.logins")
 
@@ -169,7 +169,7 @@ func TestCountersAreShownFromRegisterToUnregister(t *testing.T) {
 
 func TestNamesAreRegisteredOnce(t *testing.T) {
 	f := newFixture(t)
-	svc := f.service("shop")
+	svc := f.service()
 	registration, err := f.telemetry.Register("shop", svc)
 	require.NoError(t, err)
 	_, err = f.telemetry.Register("shop", svc)
@@ -187,7 +187,7 @@ func TestNamesAreRegisteredOnce(t *testing.T) {
 
 func TestDurationsAreShownByOperationAndErrorType(t *testing.T) {
 	f := newFixture(t)
-	f.live(f.service("shop"))
+	f.live(f.service())
 	values := f.collect()
 	for _, want := range []struct {
 		name, errorType, operation string
@@ -225,7 +225,7 @@ func TestOperationThatEndedWithItsContextIsShown(t *testing.T) {
 
 func TestAuthServerIsShownAsDownWhileItFails(t *testing.T) {
 	f := newFixture(t)
-	svc := f.service("shop")
+	svc := f.service()
 	f.register("shop", svc)
 	up := func(of string) float64 {
 		require.Contains(t, f.collect()["mana.session."+of+".up"], "mana.session.bot=shop")
@@ -247,7 +247,7 @@ func TestAuthServerIsShownAsDownWhileItFails(t *testing.T) {
 // lower case, and no unit or kind in a name.
 func TestNamesFollowTheConventions(t *testing.T) {
 	f := newFixture(t)
-	svc := f.service("shop")
+	svc := f.service()
 	f.register("shop", svc)
 	f.live(svc)
 	values := f.collect()
@@ -288,7 +288,7 @@ func TestProviderThatIsNilIsRefused(t *testing.T) {
 
 func TestCollectionsBesideTrafficAndServicesThatComeAndGo(t *testing.T) {
 	f := newFixture(t)
-	svc := f.service("shop")
+	svc := f.service()
 	f.register("shop", svc)
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup

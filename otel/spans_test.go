@@ -55,7 +55,7 @@ func (f *fixture) span(name string) (map[attribute.Key]string, codes.Code) {
 func (f *fixture) redisService(client *redis.Client, opts ...session.Option) *session.Service {
 	f.t.Helper()
 	f.t.Cleanup(func() { client.Close() })
-	return f.service("shop", append(opts, session.WithRedis(client), session.WithNearCache(0))...)
+	return f.service(append(opts, session.WithRedis(client), session.WithNearCache(0))...)
 }
 
 func TestCallsOfARefreshAreChildrenOfItAndItIsAChildOfTheCallersSpan(t *testing.T) {
@@ -114,7 +114,7 @@ func TestInstrumentedClientsReportBelowTheCallsThatTheyCarry(t *testing.T) {
 
 func TestSpansTellErrorsByTheirTypeAndAreFailedForAnOperatorAlone(t *testing.T) {
 	f := newFixture(t)
-	svc := f.service("shop")
+	svc := f.service()
 	_, err := svc.Token(t.Context(), bob)
 	require.ErrorIs(t, err, session.ErrNotLoggedIn)
 	attributes, status := f.span("mana.session.refresh")
@@ -134,7 +134,7 @@ func TestSpansTellErrorsByTheirTypeAndAreFailedForAnOperatorAlone(t *testing.T) 
 
 func TestNoSpanTellsAUser(t *testing.T) {
 	f := newFixture(t)
-	svc := f.service("shop")
+	svc := f.service()
 	for range 3 {
 		f.auth.Inject(sessiontest.LinkFetch, 1, sessiontest.Status(500, alice+" has no session"))
 		_, err := svc.Token(t.Context(), alice)
