@@ -81,7 +81,7 @@ func New() *Metrics {
 
 // Add shows the counters of svc under the bot's name, until [Metrics.Remove]. The
 // name may be "" if there is only one. It returns an error if the name is taken or
-// svc is nil. A Service may be added when it is closed.
+// svc is nil. The counters of a closed Service stay as they were.
 func (m *Metrics) Add(bot string, svc *session.Service) error {
 	if svc == nil {
 		return errors.New("prom: Add: no Service")
