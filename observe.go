@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 )
@@ -41,8 +42,10 @@ type Observer interface {
 	// Begin is called when an operation begins. The operation runs under the context
 	// that it returns, which must be ctx or derived from it, and end is called once
 	// when it is over: with nil, with [ErrConflict] for a write that somebody else
-	// overtook, or with why it came to nothing. Begin and end are called by many
-	// goroutines at a time and hold up what they observe. They must not panic.
+	// overtook, with [ErrNotLoggedIn] for a "no" of the auth server about a user's
+	// link or refresh token, or with why else it came to nothing. Begin and end are
+	// called by many goroutines at a time and hold up what they observe. They must
+	// not panic.
 	Begin(ctx context.Context, op Operation) (_ context.Context, end func(error))
 }
 
@@ -53,6 +56,7 @@ func WithObserver(observer Observer) Option {
 		if isNil(observer) {
 			return errors.New("session: WithObserver: no observer")
 		}
+		observer = named{observer}
 		if c.observer != nil {
 			observer = observers{c.observer, observer}
 		}
@@ -68,6 +72,27 @@ func (o observers) Begin(ctx context.Context, op Operation) (context.Context, fu
 	ctx, endFirst := o[0].Begin(ctx, op)
 	ctx, endSecond := o[1].Begin(ctx, op)
 	return ctx, func(err error) { endSecond(err); endFirst(err) }
+}
+
+// named is an observer that hears of errors by the names that it can test for.
+type named struct{ Observer }
+
+func (n named) Begin(ctx context.Context, op Operation) (context.Context, func(error)) {
+	ctx, end := n.Observer.Begin(ctx, op)
+	return ctx, func(err error) { end(byName(err)) }
+}
+
+// byName adds to an error of ours that has no exported name the nearest that has.
+func byName(err error) error {
+	switch {
+	case errors.Is(err, ErrNotLoggedIn):
+		return err
+	case errors.Is(err, errOvertaken):
+		return fmt.Errorf("%w: %w", ErrConflict, err)
+	case errors.Is(err, errNotLinked), errors.Is(err, errTokenSpent), errors.Is(err, errStillValid):
+		return fmt.Errorf("%w: %w", ErrNotLoggedIn, err)
+	}
+	return err
 }
 
 // observed begins an operation, whether or not there is an observer.
