@@ -33,6 +33,11 @@ var (
 	// not answer sensibly. No session was ended over it; try again later.
 	ErrAuthUnavailable = errors.New("session: auth server unavailable")
 
+	// ErrLoginExpired means that a [PendingLogin] cannot be completed any more:
+	// it is older than 10 minutes, or is not to be read for this user. Reply:
+	// please log in again.
+	ErrLoginExpired = errors.New("session: the prepared login has expired")
+
 	// ErrServiceKeyRejected means that the auth server does not accept the
 	// service key. It is a matter for the operator and costs no user their
 	// session.
