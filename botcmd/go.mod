@@ -9,6 +9,7 @@ replace github.com/mana/session => ../
 require (
 	github.com/mana/session v0.0.0-00010101000000-000000000000
 	github.com/rs/zerolog v1.35.1
+	github.com/stretchr/testify v1.12.1
 	maunium.net/go/mautrix v0.32.0
 )
 
@@ -28,6 +29,7 @@ require (
 	github.com/yuin/goldmark v1.8.6 // indirect
 	go.mau.fi/util v0.11.0 // indirect
 	go.uber.org/atomic v1.12.0 // indirect
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
 	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/exp v0.0.0-20261014143641-f0251eb4aa3e // indirect
 	golang.org/x/net v0.61.0 // indirect
