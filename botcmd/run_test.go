@@ -39,7 +39,7 @@ func TestDroppedSyncIsTakenUpAgain(t *testing.T) {
 
 func TestRunReportsARefusedToken(t *testing.T) {
 	inWorld(t, func(t *testing.T) {
-		w := newWorld(t).start()
+		w := newWorld(t)
 		w.fail("sync", 0, http.StatusUnauthorized, `{"errcode":"M_UNKNOWN_TOKEN"}`)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()

@@ -12,39 +12,41 @@ import (
 	"maunium.net/go/mautrix/commands"
 
 	"github.com/mana/session"
+	"github.com/mana/session/botcmd"
 )
 
 // A bot keeps its users' todo lists in their sessions.
 type bot struct {
 	sessions *session.Service
-	backend  string // where !publish sends a list; "" for nowhere
+	backend  string // where !publish sends a list
+	cmds     *botcmd.Commands[*bot]
 }
 
-type command = *commands.Event[*session.Service]
+type command = *commands.Event[*bot]
 
 // listKey is where a user's list is in their data.
 const listKey = "todo"
 
-// listen answers until ctx ends.
-func (b *bot) listen(ctx context.Context, client *mautrix.Client) error {
-	logins := newLogins(client, b.sessions)
-	logins.Register(
-		&commands.Handler[*session.Service]{Name: "add", Func: b.add},
-		&commands.Handler[*session.Service]{Name: "list", Func: b.list},
-		&commands.Handler[*session.Service]{Name: "done", Func: b.done},
-		&commands.Handler[*session.Service]{Name: "publish", Func: b.publish},
+// listen answers until ctx ends. The options say which language it speaks and how
+// users log in.
+func (b *bot) listen(ctx context.Context, client *mautrix.Client, opts ...botcmd.Option) (err error) {
+	proc := commands.NewProcessor[*bot](client)
+	proc.Register(
+		&commands.Handler[*bot]{Name: "add", Func: b.add},
+		&commands.Handler[*bot]{Name: "list", Func: b.list},
+		&commands.Handler[*bot]{Name: "done", Func: b.done},
+		&commands.Handler[*bot]{Name: "publish", Func: b.publish},
 	)
-	err := logins.run(ctx)
-	if errors.Is(err, context.Canceled) {
-		return nil
+	if b.cmds, err = botcmd.New(proc, b.sessions, opts...); err != nil {
+		return err
 	}
-	return err
+	return b.cmds.Run(ctx)
 }
 
 func (b *bot) add(c command) {
 	item := strings.TrimSpace(c.RawArgs)
 	if item == "" {
-		c.Reply("What is to be done? `!add call mum`")
+		b.cmds.Reply(c, "What is to be done? !add call mum")
 		return
 	}
 	b.change(c, func(todo []string) ([]string, error) { return append(todo, item), nil })
@@ -52,72 +54,72 @@ func (b *bot) add(c command) {
 
 func (b *bot) list(c command) {
 	todo, _, err := session.DataAs[[]string](c.Ctx, b.sessions, c.Sender.String(), listKey)
-	answer(c, todo, err)
+	b.show(c, todo, err)
 }
+
+var errNoSuchItem = errors.New("no such item")
 
 func (b *bot) done(c command) {
 	b.change(c, func(todo []string) ([]string, error) {
-		n, err := strconv.Atoi(c.RawArgs)
+		n, err := strconv.Atoi(strings.TrimSpace(c.RawArgs))
 		if err != nil || n < 1 || n > len(todo) {
-			return nil, fmt.Errorf("%w: %q", errNoSuchItem, c.RawArgs)
+			return nil, errNoSuchItem
 		}
 		return append(todo[:n-1:n-1], todo[n:]...), nil
 	})
 }
 
-var errNoSuchItem = errors.New("no such item")
-
 // change replaces the user's list. Another bot of theirs may change it at the
 // same time, so change can be called more than once.
 func (b *bot) change(c command, change func(todo []string) ([]string, error)) {
 	var todo []string
-	err := session.UpdateDataAs(c.Ctx, b.sessions, c.Sender.String(), listKey, func(old []string) ([]string, error) {
-		var err error
+	err := session.UpdateDataAs(c.Ctx, b.sessions, c.Sender.String(), listKey, func(old []string) (_ []string, err error) {
 		todo, err = change(old)
 		return todo, err
 	})
-	answer(c, todo, err)
+	b.show(c, todo, err)
 }
 
 // publish sends the list to the backend as the user.
 func (b *bot) publish(c command) {
 	todo, _, err := session.DataAs[[]string](c.Ctx, b.sessions, c.Sender.String(), listKey)
 	if err != nil {
-		answer(c, nil, err)
+		b.cmds.ReplyError(c, err)
 		return
 	}
-	req, err := http.NewRequestWithContext(c.Ctx, http.MethodPut, b.backend+"/todo", strings.NewReader(strings.Join(todo, "\n")))
+	list := strings.NewReader(strings.Join(todo, "\n"))
+	req, err := http.NewRequestWithContext(c.Ctx, http.MethodPut, b.backend+"/todo", list)
 	if err != nil {
-		c.Reply("The backend's address is wrong: please tell the operator.")
+		b.cmds.ReplyError(c, err)
 		return
 	}
 	resp, err := b.sessions.Client(c.Sender.String()).Do(req)
 	if err != nil {
-		answer(c, nil, err)
+		b.cmds.ReplyError(c, err)
 		return
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode >= 300 {
-		c.Reply("The backend did not take your list (%s). Please try again later.", resp.Status)
+		b.cmds.Reply(c, "The backend did not take your list ("+resp.Status+"). Please try again later.")
 		return
 	}
-	c.Reply("Published, %d to do.", len(todo))
+	b.cmds.Reply(c, fmt.Sprintf("Published, %d to do.", len(todo)))
 }
 
-// answer shows a list, or says why there is none.
-func answer(c command, todo []string, err error) {
+// show shows a list, or says why there is none.
+func (b *bot) show(c command, todo []string, err error) {
 	switch {
 	case errors.Is(err, errNoSuchItem):
-		c.Reply("There is no such item. `!list` shows their numbers: `!done 1`")
+		b.cmds.Reply(c, "There is no such item. !list shows their numbers: !done 1")
 	case err != nil:
-		c.Reply("%s", explain(err))
+		b.cmds.ReplyError(c, err)
 	case len(todo) == 0:
-		c.Reply("Nothing to do.")
+		b.cmds.Reply(c, "Nothing to do.")
 	default:
 		var text strings.Builder
 		for i, item := range todo {
 			fmt.Fprintf(&text, "%d. %s\n", i+1, item)
 		}
-		c.Reply("%s", text.String())
+		b.cmds.Reply(c, strings.TrimSuffix(text.String(), "\n"))
 	}
 }

@@ -14,7 +14,7 @@ func TestListIsKeptAndPublishedAsTheUser(t *testing.T) {
 	eachKind(t, func(t *testing.T, encrypted bool) {
 		p := newPlace(t)
 		p.start()
-		alice := p.visitor(encrypted, botMayRedact)
+		alice := p.visitor(encrypted, mayDelete)
 
 		require.Contains(t, alice.asks("!add call mum"), "Please log in")
 		alice.logsIn()
@@ -36,7 +36,7 @@ func TestListIsKeptAndPublishedAsTheUser(t *testing.T) {
 func TestCommandsThatMakeNoSenseHaveAnAnswer(t *testing.T) {
 	p := newPlace(t)
 	p.start()
-	alice := p.visitor(false, botMayRedact)
+	alice := p.visitor(false, mayDelete)
 	alice.logsIn()
 
 	require.Contains(t, alice.asks("!add"), "What is to be done?")
@@ -45,16 +45,16 @@ func TestCommandsThatMakeNoSenseHaveAnAnswer(t *testing.T) {
 	for _, number := range []string{"", "0", "2", "-1", "one", "1 2", "99999999999999999999"} {
 		require.Contains(t, alice.asks("!done "+number), "no such item", number)
 	}
-	require.Contains(t, alice.asks("!nonsense"), "Unknown command")
-	require.Contains(t, alice.asks("!login"), "!login email password")
-	require.Contains(t, alice.asks("!login "+email), "!login email password")
+	require.Contains(t, alice.asks("!nonsense"), "I do not know that command")
+	require.Contains(t, alice.asks("!login"), "!login EMAIL PASSWORD")
+	require.Contains(t, alice.asks("!login "+email), "!login EMAIL PASSWORD")
 }
 
 func TestPasswordIsGoneFromTheRoom(t *testing.T) {
 	eachKind(t, func(t *testing.T, encrypted bool) {
 		p := newPlace(t)
 		p.start()
-		alice := p.visitor(encrypted, botMayRedact)
+		alice := p.visitor(encrypted, mayDelete)
 
 		message := alice.logsIn()
 		require.Empty(t, alice.stored(message).Content.Raw, "what the homeserver hands out")
@@ -66,7 +66,7 @@ func TestPasswordIsGoneFromTheRoom(t *testing.T) {
 func TestEditThatRepeatsThePasswordIsGoneToo(t *testing.T) {
 	p := newPlace(t)
 	p.start()
-	alice := p.visitor(false, botMayRedact)
+	alice := p.visitor(false, mayDelete)
 	message := alice.logsIn()
 
 	edit := &event.MessageEventContent{MsgType: event.MsgText, Body: "!login " + email + " " + password + "!"}
@@ -83,7 +83,7 @@ func TestPasswordIsRefusedWhereOthersCanRead(t *testing.T) {
 		p := newPlace(t)
 		p.start()
 		third := p.person() // invited, and not yet there
-		alice := p.visitor(encrypted, botMayRedact, third.client.UserID)
+		alice := p.visitor(encrypted, mayDelete, third.client.UserID)
 
 		message, reply, err := alice.ask(p.ctx, alice.room, "!login "+email+" "+password)
 		require.NoError(t, err)
@@ -97,7 +97,7 @@ func TestPasswordIsRefusedWhereTheBotMayNotDeleteIt(t *testing.T) {
 	eachKind(t, func(t *testing.T, encrypted bool) {
 		p := newPlace(t)
 		p.start()
-		alice := p.visitor(encrypted, botMayNotRedact)
+		alice := p.visitor(encrypted, mayNotDelete)
 
 		message, reply, err := alice.ask(p.ctx, alice.room, "!login "+email+" "+password)
 		require.NoError(t, err)
@@ -113,7 +113,7 @@ func TestCommandRightAfterTheInvitationIsAnswered(t *testing.T) {
 		p.start()
 		alice := p.person()
 		for range 5 {
-			alice.invite(encrypted, botMayRedact)
+			alice.invite(encrypted, mayDelete)
 			require.Contains(t, alice.asks("!list"), "Please log in")
 		}
 	})
@@ -123,7 +123,7 @@ func TestCommandsSentWhileTheBotWasAwayAreAnswered(t *testing.T) {
 	eachKind(t, func(t *testing.T, encrypted bool) {
 		p := newPlace(t)
 		stop := p.start()
-		alice := p.visitor(encrypted, botMayRedact)
+		alice := p.visitor(encrypted, mayDelete)
 		alice.logsIn()
 		before := alice.says("!add call mum")
 		require.Equal(t, "1. call mum", alice.hears(before))
@@ -141,9 +141,10 @@ func TestCommandsSentWhileTheBotWasAwayAreAnswered(t *testing.T) {
 func TestInvitationWhileTheBotWasAwayIsFollowed(t *testing.T) {
 	eachKind(t, func(t *testing.T, encrypted bool) {
 		p := newPlace(t)
-		p.start()() // it has been here once
-		alice := p.person()
-		alice.invite(encrypted, botMayRedact)
+		stop := p.start()
+		alice := p.visitor(encrypted, mayDelete)
+		stop()
+		alice.invite(encrypted, mayDelete)
 		sent := alice.says("!list")
 		p.start()
 		require.Contains(t, alice.hears(sent), "Please log in")
@@ -163,7 +164,7 @@ func TestBotWithAnAccessTokenInsteadOfAPassword(t *testing.T) {
 	p.account.user, p.account.password, p.account.accessToken = "", "", login.AccessToken
 
 	stop := p.start()
-	alice := p.visitor(true, botMayRedact)
+	alice := p.visitor(true, mayDelete)
 	require.Contains(t, alice.asks("!list"), "Please log in")
 	stop()
 	p.start()
@@ -173,14 +174,14 @@ func TestBotWithAnAccessTokenInsteadOfAPassword(t *testing.T) {
 func TestBotThatIsKickedOutAnswersElsewhere(t *testing.T) {
 	p := newPlace(t)
 	p.start()
-	alice := p.visitor(false, botMayRedact)
-	bob := p.visitor(false, botMayRedact)
+	alice := p.visitor(false, mayDelete)
+	bob := p.visitor(false, mayDelete)
 
 	alice.says("!list")
 	_, err := alice.client.KickUser(p.ctx, alice.room, &mautrix.ReqKickUser{UserID: p.bot})
 	require.NoError(t, err)
 	require.Contains(t, bob.asks("!list"), "Please log in")
-	alice.invite(false, botMayRedact)
+	alice.invite(false, mayDelete)
 	require.Contains(t, alice.asks("!list"), "Please log in")
 }
 
@@ -189,7 +190,7 @@ func TestWhoCallsThemselvesLikeTheBotIsStillAThird(t *testing.T) {
 	p.start()
 	impostor := p.person()
 	require.NoError(t, impostor.client.SetDisplayName(p.ctx, p.bot.String()))
-	alice := p.visitor(false, botMayRedact, impostor.client.UserID)
+	alice := p.visitor(false, mayDelete, impostor.client.UserID)
 	require.Contains(t, alice.asks("!login "+email+" "+password), "Others can read this room")
 	require.Zero(t, p.auth.Calls(sessiontest.Login))
 }

@@ -14,6 +14,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"github.com/mana/session"
+	"github.com/mana/session/botcmd"
 	"github.com/mana/session/internal/homeserver"
 	"github.com/mana/session/sessiontest"
 )
@@ -61,7 +62,7 @@ func demo(ctx context.Context) (err error) {
 	ended := make(chan error, 1)
 	go func() {
 		defer cancel() // without a bot nobody answers
-		ended <- start(ctx, a, lists.URL, zerolog.Nop(), session.WithAuthURL(auth.URL))
+		ended <- start(ctx, a, lists.URL, botcmd.English(), zerolog.Nop(), session.WithAuthURL(auth.URL))
 	}()
 	err = converse(ctx, server.URL, dir)
 	cancel()
@@ -77,7 +78,7 @@ func converse(ctx context.Context, homeserverURL, dir string) error {
 	}
 	todo := id.NewUserID("todo", homeserver.Name)
 	err = func() error {
-		room, err := alice.invite(ctx, true, "trusted_private_chat", todo)
+		room, err := alice.invite(ctx, true, true, todo)
 		if err != nil {
 			return err
 		}

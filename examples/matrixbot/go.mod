@@ -4,11 +4,15 @@ module github.com/mana/session/examples/matrixbot
 
 go 1.26.0
 
-replace github.com/mana/session => ../../
+replace (
+	github.com/mana/session => ../../
+	github.com/mana/session/botcmd => ../../botcmd
+)
 
 require (
 	github.com/golang-jwt/jwt/v5 v5.3.1
 	github.com/mana/session v0.0.0-00010101000000-000000000000
+	github.com/mana/session/botcmd v0.0.0-00010101000000-000000000000
 	github.com/rs/zerolog v1.35.1
 	github.com/stretchr/testify v1.12.1
 	go.mau.fi/util v0.11.0
@@ -29,7 +33,6 @@ require (
 	github.com/puzpuzpuz/xsync/v4 v4.5.0 // indirect
 	github.com/redis/go-redis/v9 v9.23.0 // indirect
 	github.com/remyoudompheng/bigfft v0.0.0-20230129092748-24d4a6f8daec // indirect
-	github.com/sethvargo/go-retry v0.5.0 // indirect
 	github.com/sony/gobreaker/v2 v2.4.0 // indirect
 	github.com/tidwall/gjson v1.20.1 // indirect
 	github.com/tidwall/match v1.1.1 // indirect

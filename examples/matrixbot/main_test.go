@@ -15,6 +15,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"github.com/mana/session"
+	"github.com/mana/session/botcmd"
 	"github.com/mana/session/internal/homeserver"
 	"github.com/mana/session/sessiontest"
 )
@@ -37,7 +38,13 @@ func withHomeserver(run func() int) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer server.Stop()
+	defer func() {
+		server.Stop()
+		out, _ := os.ReadFile(filepath.Join(dir, "output.log")) // TEMP
+		os.WriteFile("/tmp/dendrite.log", out, 0o600)
+		m, _ := filepath.Glob(filepath.Join(dir, "*"))
+		fmt.Println(m)
+	}()
 	return run()
 }
 
@@ -89,7 +96,7 @@ func (p *place) start() (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(p.ctx))
 	ended := make(chan error, 1)
 	go func() {
-		ended <- start(ctx, p.account, p.backend.URL, zerolog.Nop(), session.WithAuthURL(p.auth.URL),
+		ended <- start(ctx, p.account, p.backend.URL, botcmd.English(), zerolog.Nop(), session.WithAuthURL(p.auth.URL),
 			session.WithStore(p.sessions), session.WithLoginLimit(0, 0))
 	}()
 	var stopped bool
@@ -111,12 +118,12 @@ type visitor struct {
 	room id.RoomID
 }
 
-// visitor is somebody whose room the bot has joined; by the preset the bot may
-// redact there, or may not.
-func (p *place) visitor(encrypted bool, preset string, others ...id.UserID) *visitor {
+// visitor is somebody whose room the bot has joined, where it may delete messages or
+// may not.
+func (p *place) visitor(encrypted, mayDelete bool, others ...id.UserID) *visitor {
 	p.t.Helper()
 	v := p.person()
-	v.invite(encrypted, preset, others...)
+	v.invite(encrypted, mayDelete, others...)
 	require.NoError(p.t, v.joined(p.ctx, v.room, p.bot))
 	return v
 }
@@ -129,10 +136,10 @@ func (p *place) person() *visitor {
 	return &visitor{person: who, p: p}
 }
 
-func (v *visitor) invite(encrypted bool, preset string, others ...id.UserID) {
+func (v *visitor) invite(encrypted, mayDelete bool, others ...id.UserID) {
 	v.p.t.Helper()
 	var err error
-	v.room, err = v.person.invite(v.p.ctx, encrypted, preset, append(others, v.p.bot)...)
+	v.room, err = v.person.invite(v.p.ctx, encrypted, mayDelete, append([]id.UserID{v.p.bot}, others...)...)
 	require.NoError(v.p.t, err)
 }
 
@@ -176,8 +183,8 @@ func (v *visitor) logsIn() id.EventID {
 }
 
 const (
-	botMayRedact    = "trusted_private_chat"
-	botMayNotRedact = "private_chat"
+	mayDelete    = true
+	mayNotDelete = false
 )
 
 // eachKind runs a test in a plain room and in an encrypted one.

@@ -98,10 +98,17 @@ func (p *person) await(ctx context.Context, ok func(*event.Event) bool) (*event.
 	}
 }
 
-// invite makes a room of the person's and invites others, who may redact there if
-// power is what the person has.
-func (p *person) invite(ctx context.Context, encrypted bool, preset string, others ...id.UserID) (id.RoomID, error) {
-	req := &mautrix.ReqCreateRoom{Preset: preset, Invite: others, IsDirect: true}
+// invite makes a room of the person's and invites others. The first of them, the
+// bot, may delete messages there if mayDelete is set.
+func (p *person) invite(ctx context.Context, encrypted, mayDelete bool, others ...id.UserID) (id.RoomID, error) {
+	power := map[id.UserID]int{p.client.UserID: 100}
+	if mayDelete {
+		power[others[0]] = 50
+	}
+	req := &mautrix.ReqCreateRoom{
+		Preset: "private_chat", Invite: others, IsDirect: true,
+		PowerLevelOverride: &event.PowerLevelsEventContent{Users: power},
+	}
 	if encrypted {
 		req.InitialState = []*event.Event{{
 			Type:    event.StateEncryption,

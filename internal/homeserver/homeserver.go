@@ -59,6 +59,9 @@ func Start(ctx context.Context, program, dir string) (*Server, error) {
 	if err := os.WriteFile(filepath.Join(dir, "dendrite.yaml"), config, 0o600); err != nil {
 		return nil, err
 	}
+	if err := makeDatabases(dir); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for range portAttempts {
