@@ -41,7 +41,7 @@ type world struct {
 	svc   *session.Service
 	proc  *commands.Processor[*session.Service]
 	cmds  *botcmd.Commands[*session.Service]
-	log   *log
+	log   *logBuffer
 	stop  func() error // stops the bot and returns what Run returned
 }
 
@@ -59,7 +59,7 @@ func newWorld(t *testing.T, opts ...botcmd.Option) *world {
 
 func newWorldOn(t *testing.T, store session.Store, opts ...botcmd.Option) *world {
 	t.Helper()
-	w := &world{homeserver: newHomeserver(bot), t: t, auth: sessiontest.New(), store: store, log: new(log)}
+	w := &world{homeserver: newHomeserver(bot), t: t, auth: sessiontest.New(), store: store, log: new(logBuffer)}
 	w.auth.AddUser(email, password)
 	w.members[room] = map[id.UserID]event.Membership{bot: event.MembershipJoin, alice: event.MembershipJoin}
 	w.members[bobsRoom] = map[id.UserID]event.Membership{bot: event.MembershipJoin, bob: event.MembershipJoin}
@@ -128,19 +128,19 @@ func (w *world) register(name string, run func(*commands.Event[*session.Service]
 	w.proc.Register(&commands.Handler[*session.Service]{Name: name, Func: run})
 }
 
-// A log is what the bot and mautrix have logged.
-type log struct {
+// A logBuffer holds what the bot and mautrix have logged.
+type logBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer // guarded by mu
 }
 
-func (l *log) Write(p []byte) (int, error) {
+func (l *logBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.buf.Write(p)
 }
 
-func (l *log) String() string {
+func (l *logBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.buf.String()

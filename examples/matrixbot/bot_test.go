@@ -5,7 +5,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"maunium.net/go/mautrix"
-	"maunium.net/go/mautrix/event"
 
 	"github.com/mana/session/sessiontest"
 )
@@ -64,18 +63,34 @@ func TestPasswordIsGoneFromTheRoom(t *testing.T) {
 }
 
 func TestEditThatRepeatsThePasswordIsGoneToo(t *testing.T) {
-	p := newPlace(t)
-	p.start()
-	alice := p.visitor(false, mayDelete)
-	message := alice.logsIn()
+	eachKind(t, func(t *testing.T, encrypted bool) {
+		p := newPlace(t)
+		p.start()
+		alice := p.visitor(encrypted, mayDelete)
+		message := alice.logsIn()
 
-	edit := &event.MessageEventContent{MsgType: event.MsgText, Body: "!login " + email + " " + password + "!"}
-	edit.SetEdit(message)
-	sent, err := alice.client.SendMessageEvent(p.ctx, alice.room, event.EventMessage, edit)
-	require.NoError(t, err)
-	alice.asks("!list") // commands of a user are carried out one by one: the edit was before this one
-	require.Empty(t, alice.stored(sent.EventID).Content.Raw)
-	require.Equal(t, 1, p.auth.Calls(sessiontest.Login), "an edit logs nobody in")
+		edit := alice.edits(message, "!login "+email+" "+password+"!")
+		require.Contains(t, alice.hears(edit), "I have deleted your edit")
+		require.Empty(t, alice.stored(edit).Content.Raw)
+		require.Equal(t, 1, p.auth.Calls(sessiontest.Login), "an edit logs nobody in")
+	})
+}
+
+func TestEditFromBeforeTheBotCameIsGoneToo(t *testing.T) {
+	eachKind(t, func(t *testing.T, encrypted bool) {
+		p := newPlace(t)
+		stop := p.start()
+		alice := p.visitor(encrypted, mayDelete)
+		stop()
+		message := alice.says("!login " + email + " " + password)
+		edit := alice.edits(message, "!login "+email+" "+password+"!")
+		p.start()
+		require.Contains(t, alice.hears(message), "You are logged in")
+		require.Contains(t, alice.hears(edit), "An edit is not carried out")
+		require.Empty(t, alice.stored(message).Content.Raw)
+		require.Empty(t, alice.stored(edit).Content.Raw)
+		require.Equal(t, 1, p.auth.Calls(sessiontest.Login))
+	})
 }
 
 func TestPasswordIsRefusedWhereOthersCanRead(t *testing.T) {

@@ -16,8 +16,10 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -49,6 +51,10 @@ type Server struct {
 // Stop. The server is stopped by Stop, not by the end of ctx, which only bounds
 // the start.
 func Start(ctx context.Context, program, dir string) (*Server, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
 	key, err := signingKey()
 	if err != nil {
 		return nil, err
@@ -56,10 +62,7 @@ func Start(ctx context.Context, program, dir string) (*Server, error) {
 	if err := os.WriteFile(filepath.Join(dir, "matrix_key.pem"), key, 0o600); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "dendrite.yaml"), config, 0o600); err != nil {
-		return nil, err
-	}
-	if err := makeDatabases(dir); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "dendrite.yaml"), configIn(dir), 0o600); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
@@ -130,6 +133,19 @@ func (s *Server) log() []byte {
 	out, _ := os.ReadFile(filepath.Join(s.dir, outputFile))
 	const most = 4 << 10
 	return out[max(0, len(out)-most):]
+}
+
+var database = regexp.MustCompile(`"file:([a-z]+\.db)"`)
+
+// configIn is the configuration of a server in dir. On a busy machine readers of
+// Dendrite's databases lock out the writers for so long that it fails requests, or
+// ends in a panic, unless there is a write-ahead log. It has no option for that, but
+// takes what is behind an escaped question mark, in absolute paths. Nothing has to
+// survive the machine, so nothing is flushed to its disk.
+func configIn(dir string) []byte {
+	options := "%3F_pragma=journal_mode(wal)&_pragma=synchronous(off)"
+	path := (&url.URL{Path: filepath.ToSlash(dir)}).EscapedPath()
+	return database.ReplaceAll(config, []byte(`"file://`+path+"/${1}"+options+`"`))
 }
 
 // freeAddress is an address of loopback that nobody listens on. Somebody may take
