@@ -40,7 +40,7 @@ func demo(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer server.Stop()
+	defer func() { err = errors.Join(err, server.Stop()) }()
 	auth := sessiontest.New()
 	if err := auth.Start(); err != nil {
 		return err

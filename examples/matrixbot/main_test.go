@@ -24,7 +24,7 @@ var server *homeserver.Server // one for all tests, each of which has users of i
 
 func TestMain(m *testing.M) { os.Exit(withHomeserver(m.Run)) }
 
-func withHomeserver(run func() int) int {
+func withHomeserver(run func() int) (status int) {
 	ctx := context.Background()
 	dir, err := os.MkdirTemp("", "homeserver-")
 	if err == nil {
@@ -39,11 +39,10 @@ func withHomeserver(run func() int) int {
 		return 1
 	}
 	defer func() {
-		server.Stop()
-		out, _ := os.ReadFile(filepath.Join(dir, "output.log")) // TEMP
-		os.WriteFile("/tmp/dendrite.log", out, 0o600)
-		m, _ := filepath.Glob(filepath.Join(dir, "*"))
-		fmt.Println(m)
+		if err := server.Stop(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			status = 1
+		}
 	}()
 	return run()
 }
@@ -156,6 +155,16 @@ func (v *visitor) says(text string) id.EventID {
 	sent, err := v.say(v.p.ctx, v.room, text)
 	require.NoError(v.p.t, err, text)
 	return sent
+}
+
+// edits replaces what a message of the visitor's says.
+func (v *visitor) edits(message id.EventID, text string) id.EventID {
+	v.p.t.Helper()
+	edit := &event.MessageEventContent{MsgType: event.MsgText, Body: text}
+	edit.SetEdit(message)
+	sent, err := v.client.SendMessageEvent(v.p.ctx, v.room, event.EventMessage, edit)
+	require.NoError(v.p.t, err)
+	return sent.EventID
 }
 
 func (v *visitor) hears(to id.EventID) string {
