@@ -300,7 +300,8 @@ func textEvent(room id.RoomID, sender id.UserID, text string) *event.Event {
 	}
 }
 
-func editEvent(room id.RoomID, sender id.UserID, edited id.EventID, text string) *event.Event {
+// editEvent is an edit in alice's room.
+func editEvent(sender id.UserID, edited id.EventID, text string) *event.Event {
 	evt := textEvent(room, sender, "* "+text)
 	evt.Content.Raw["m.new_content"] = map[string]any{"msgtype": "m.text", "body": text}
 	evt.Content.Raw["m.relates_to"] = map[string]any{"rel_type": "m.replace", "event_id": edited.String()}

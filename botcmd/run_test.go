@@ -50,10 +50,10 @@ func TestRunReportsARefusedToken(t *testing.T) {
 func TestWhoIsKickedBeforeTheAnswerCostsNobodyElseTheirs(t *testing.T) {
 	inWorld(t, func(t *testing.T) {
 		w := newWorld(t).start()
-		w.has(room, alice, event.MembershipLeave)
+		w.has(alice, event.MembershipLeave)
 		message := w.say(login)
 		require.True(t, w.isDeleted(message))
-		require.True(t, w.loggedIn(alice), "alice asked for it")
+		require.True(t, w.loggedIn(), "alice asked for it")
 
 		w.fail("send", 1, http.StatusForbidden, `{"errcode":"M_FORBIDDEN","error":"Not in the room"}`)
 		require.Empty(t, w.ask("!whoami"), "the bot was kicked out as well")
@@ -262,7 +262,8 @@ func TestCommandsWithArgumentsTheyDoNotTakeSaySo(t *testing.T) {
 		w.say(login)
 		require.Equal(t, "Please send !logout and nothing else.", w.ask("!logout now"))
 		require.Equal(t, "Please send !whoami and nothing else.", w.ask("!whoami\nplease"))
-		require.True(t, w.loggedIn(alice))
+		require.True(t, w.loggedIn())
+		require.Contains(t, w.ask("!login  \n "), "!login EMAIL PASSWORD")
 		require.Equal(t, "You are logged in as "+email+".", w.ask("!whoami  "))
 		require.Equal(t, english.LoggedOut, w.ask("!LOGOUT"))
 		require.Equal(t, "Please log in first: !login", w.ask("!whoami"))
@@ -273,7 +274,7 @@ func TestUnknownCommandIsLeftToOtherBotsWhereTheyAre(t *testing.T) {
 	inWorld(t, func(t *testing.T) {
 		w := newWorld(t).start()
 		require.Equal(t, english.UnknownCommand, w.ask("!`[click](https://evil.example)"), "and not repeated")
-		w.has(room, bob, event.MembershipJoin)
+		w.has(bob, event.MembershipJoin)
 		require.Empty(t, w.ask("!unknown"))
 		require.Empty(t, w.ask("hello"))
 	})
@@ -343,7 +344,7 @@ func TestBotSpeaksTheLanguageOfTheUserAndItsOwnPrefix(t *testing.T) {
 		others := w.post(textEvent(bobsRoom, bob, "!mana whoami"))
 		synctest.Wait()
 		require.Equal(t, "Please log in first: !mana login", w.said(others))
-		edit := w.post(editEvent(room, alice, "$none", "!mana login a@b.example c"))
+		edit := w.post(editEvent(alice, "$none", "!mana login a@b.example c"))
 		synctest.Wait()
 		require.True(t, w.isDeleted(edit))
 	})

@@ -55,10 +55,10 @@ func TestWebLoginIsCompletedByTheCode(t *testing.T) {
 				answer := w.ask("!login")
 				require.Contains(t, answer, p.link, "the link as it is, no markup")
 				require.Contains(t, answer, "!login CODE")
-				require.False(t, w.loggedIn(alice))
+				require.False(t, w.loggedIn())
 				require.Equal(t, "You are logged in as "+email+".", w.ask(complete))
 				require.Equal(t, "482913", p.got)
-				require.True(t, w.loggedIn(alice))
+				require.True(t, w.loggedIn())
 			})
 		})
 	}
@@ -74,7 +74,7 @@ func TestCodeOfSomebodyElseOrAnotherRoomHasItsSentence(t *testing.T) {
 		require.Equal(t, expired, w.ask("!login 482913"), "bob's code")
 		p.user, p.room = alice.String(), bobsRoom.String()
 		require.Equal(t, expired, w.ask("!login 482913"), "the code of another room")
-		require.False(t, w.loggedIn(alice))
+		require.False(t, w.loggedIn())
 	})
 }
 
@@ -120,11 +120,11 @@ func TestPasswordIsNotAcceptedWithoutPasswords(t *testing.T) {
 func TestEmailIsNotShownToOthers(t *testing.T) {
 	inWorld(t, func(t *testing.T) {
 		w, _ := newPage(t)
-		w.has(room, bob, event.MembershipInvite)
+		w.has(bob, event.MembershipInvite)
 		require.Contains(t, w.ask("!login"), "https://login.example/")
 		require.Equal(t, english.LoggedInQuiet, w.ask("!login 482913"))
 		require.Equal(t, english.LoggedInQuiet, w.ask("!whoami"))
-		w.has(room, bob, event.MembershipLeave)
+		w.has(bob, event.MembershipLeave)
 		require.Equal(t, "You are logged in as "+email+".", w.ask("!whoami"))
 	})
 }

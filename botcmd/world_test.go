@@ -112,13 +112,15 @@ func (w *world) say(text string) id.EventID {
 // ask is say, and returns the bot's answer.
 func (w *world) ask(text string) string { return w.said(w.say(text)) }
 
-func (w *world) loggedIn(user id.UserID) bool {
-	in, err := w.svc.LoggedIn(w.t.Context(), user.String())
+// loggedIn reports whether alice is.
+func (w *world) loggedIn() bool {
+	in, err := w.svc.LoggedIn(w.t.Context(), alice.String())
 	require.NoError(w.t, err)
 	return in
 }
 
-func (w *world) has(room id.RoomID, user id.UserID, membership event.Membership) {
+// has makes somebody a member of alice's room.
+func (w *world) has(user id.UserID, membership event.Membership) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.members[room][user] = membership

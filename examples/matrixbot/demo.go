@@ -35,7 +35,7 @@ func demo(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	server, err := homeserver.Start(ctx, program, dir)
 	if err != nil {
 		return err

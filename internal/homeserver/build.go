@@ -38,7 +38,7 @@ func Build(ctx context.Context, progress io.Writer) (string, error) {
 	if _, err := os.Stat(program); !errors.Is(err, fs.ErrNotExist) {
 		return program, err
 	}
-	fmt.Fprintln(progress, "Building the homeserver Dendrite; this takes some minutes, once.")
+	fmt.Fprint(progress, "Building the homeserver Dendrite; this takes some minutes, once.\n")
 	return program, build(ctx, module, program)
 }
 
@@ -66,7 +66,7 @@ func build(ctx context.Context, module, program string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	fresh := filepath.Join(dir, "dendrite")
 	if _, err := goCommand(ctx, "build", "-C", module, "-race=false", "-ldflags=-s -w", "-o", fresh, dendrite); err != nil {
 		return err
