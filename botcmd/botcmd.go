@@ -101,7 +101,7 @@ type Commands[M any] struct {
 	proc     *commands.Processor[M]
 	accounts *accounts
 	queue    *queue
-	carriers *carriers
+	carriers carriers
 	login    *commands.Handler[M]
 	started  time.Time
 }
@@ -126,7 +126,6 @@ func New[M any](proc *commands.Processor[M], svc *session.Service, opts ...Optio
 		proc:     proc,
 		accounts: &accounts{client: proc.Client, svc: svc, config: conf},
 		queue:    newQueue(conf.timeout, conf.concurrency),
-		carriers: newCarriers(),
 		started:  time.Now(),
 	}
 	c.login = c.handler("login", c.accounts.login)
@@ -228,7 +227,7 @@ func (c *Commands[M]) follow(ctx context.Context, evt *event.Event) {
 func (c *Commands[M]) task(ctx context.Context, evt *event.Event, content *event.MessageEventContent) (task, bool) {
 	if edited := content.RelatesTo.GetReplaceID(); edited != "" {
 		m, isLogin := c.loginIn(ctx, evt, editedText(content))
-		if !(isLogin && m.args != "") && !c.carriers.has(edited) {
+		if !(isLogin && m.args != "") && !c.carriers.has(edited, evt.Sender) {
 			return task{}, false
 		}
 		del := func(ctx context.Context) { c.accounts.deleteEdit(ctx, m, edited) }
@@ -246,7 +245,7 @@ func (c *Commands[M]) task(ctx context.Context, evt *event.Event, content *event
 		}
 	}
 	if isLogin && m.args != "" {
-		c.carriers.add(evt.ID)
+		c.carriers.add(evt.ID, evt.Sender)
 	}
 	since, synced := ctx.Value(mautrix.SyncTokenContextKey).(string)
 	sent := time.UnixMilli(evt.Timestamp)

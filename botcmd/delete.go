@@ -103,25 +103,29 @@ func (a *accounts) deleteEdit(ctx context.Context, m message, edited id.EventID)
 // carriers remembers the last messages that held a password, so that an edit of one
 // is known as such whatever it says.
 type carriers struct {
-	mu  sync.Mutex
-	ids []id.EventID // guarded by mu
+	mu   sync.Mutex
+	last []carrier // guarded by mu
+}
+
+// A carrier is a message that held a password. Only its sender can edit it.
+type carrier struct {
+	message id.EventID
+	sender  id.UserID
 }
 
 const maxCarriers = 1000
 
-func newCarriers() *carriers { return new(carriers) }
-
-func (c *carriers) add(message id.EventID) {
+func (c *carriers) add(message id.EventID, sender id.UserID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.ids) == maxCarriers {
-		c.ids = slices.Delete(c.ids, 0, maxCarriers/10)
+	if len(c.last) == maxCarriers {
+		c.last = slices.Delete(c.last, 0, maxCarriers/10)
 	}
-	c.ids = append(c.ids, message)
+	c.last = append(c.last, carrier{message, sender})
 }
 
-func (c *carriers) has(message id.EventID) bool {
+func (c *carriers) has(message id.EventID, sender id.UserID) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.Contains(c.ids, message)
+	return slices.Contains(c.last, carrier{message, sender})
 }

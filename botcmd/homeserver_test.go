@@ -87,6 +87,9 @@ func newHomeserver(bot id.UserID) *homeserver {
 
 // RoundTrip implements [http.RoundTripper]: the homeserver is called in place.
 func (h *homeserver) RoundTrip(r *http.Request) (*http.Response, error) {
+	if err := r.Context().Err(); err != nil {
+		return nil, err
+	}
 	w := httptest.NewRecorder()
 	h.mux.ServeHTTP(w, r)
 	if err := r.Context().Err(); err != nil {

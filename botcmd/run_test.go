@@ -221,8 +221,13 @@ func TestStopWaitsForCommands(t *testing.T) {
 		message := w.say("!slow")
 		require.NoError(t, w.stop())
 		require.Equal(t, "done", w.said(message))
-		w.cmds.Handle(t.Context(), textEvent(room, alice, "!slow")) // goes nowhere
+		late := textEvent(room, alice, "!slow")
+		late.Content.Parsed = &event.MessageEventContent{MsgType: event.MsgText, Body: "!slow"}
+		late.ID = "$late"
+		w.cmds.Handle(t.Context(), late)
 		require.NoError(t, w.cmds.Close())
+		require.Empty(t, w.said(late.ID))
+		require.Contains(t, w.log.String(), "the bot is stopping")
 	})
 }
 
@@ -291,6 +296,20 @@ func TestAnswerIsPlainAndMentionsNobodyElse(t *testing.T) {
 		require.Equal(t, "m.notice", sent["msgtype"])
 		require.NotContains(t, sent, "formatted_body")
 		require.Equal(t, map[string]any{"user_ids": []any{alice.String()}}, sent["m.mentions"])
+	})
+}
+
+func TestAnswerStaysInTheThread(t *testing.T) {
+	inWorld(t, func(t *testing.T) {
+		w := newWorld(t).start()
+		message := textEvent(room, alice, "!whoami")
+		message.Content.Raw["m.relates_to"] = map[string]any{"rel_type": "m.thread", "event_id": "$thread"}
+		w.post(message)
+		synctest.Wait()
+		require.Contains(t, w.said(message.ID), "Please log in")
+		relates := w.answers[0].raw["m.relates_to"].(map[string]any)
+		require.Equal(t, "m.thread", relates["rel_type"])
+		require.Equal(t, "$thread", relates["event_id"])
 	})
 }
 
