@@ -92,8 +92,18 @@ func (a *accounts) codeIn(args string) (code string, ok bool) {
 	return code, plain && 6 <= len(digits) && len(digits) <= 8
 }
 
-// link answers with a link to the page.
+// link answers with a link to the page. Whoever else opened it could log in there
+// as themselves, and talk the user into sending the code.
 func (a *accounts) link(ctx context.Context, m message) {
+	alone, err := a.alone(ctx, m)
+	if err != nil {
+		a.fail(ctx, m, err)
+		return
+	}
+	if !alone {
+		a.sentence(ctx, m, func(l Language) string { return l.NoLinkHere })
+		return
+	}
 	link, err := a.web.Link(ctx, m.Sender.String(), m.RoomID.String())
 	if err != nil {
 		a.fail(ctx, m, err)

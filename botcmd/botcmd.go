@@ -40,7 +40,8 @@
 // bot has joined or is invited.
 //
 // Where passwords should stay out of rooms altogether, [WithWebLogin] makes !login
-// answer with a link to a page, and [WithoutPasswords] refuses passwords.
+// answer with a link to a page, in rooms with nobody else, and [WithoutPasswords]
+// refuses passwords.
 //
 // # How commands run
 //

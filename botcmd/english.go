@@ -32,6 +32,7 @@ func English() Language {
 		NoArguments:    "Please send {prefix}{command} and nothing else.",
 		UnknownCommand: "I do not know that command.",
 		OpenLink:       "Please log in on this page: {link}\nIt holds for ten minutes and is for you alone. Then send me the code that it shows, here: {prefix}login CODE",
+		NoLinkHere:     "Others can read this room, and the link to log in is for you alone. Please send {prefix}login in a room with nobody but us.",
 		WrongCode:      "That is not the code that your page showed. A code is good only for whoever asked for the link, in the room where they did. Please check it, or send {prefix}login for a new link.",
 
 		OthersCanRead:  "Others can read this room, or could after accepting their invitation. I have deleted your message and not used the password. Please change it, and log in in a room with nobody but us.",

@@ -32,6 +32,7 @@ func German() Language {
 		NoArguments:    "Bitte sende nur {prefix}{command}.",
 		UnknownCommand: "Diesen Befehl kenne ich nicht.",
 		OpenLink:       "Bitte melde dich auf dieser Seite an: {link}\nSie gilt zehn Minuten und nur für dich. Sende mir danach hier den Code, den sie anzeigt: {prefix}login CODE",
+		NoLinkHere:     "Andere können hier mitlesen, und der Link zur Anmeldung ist nur für dich. Bitte sende {prefix}login in einem Raum nur mit uns beiden.",
 		WrongCode:      "Das ist nicht der Code, den deine Seite angezeigt hat. Ein Code gilt nur für die Person, die um den Link gebeten hat, und nur in dem Raum, in dem sie das tat. Bitte prüfe ihn, oder sende {prefix}login für einen neuen Link.",
 
 		OthersCanRead:  "Andere können hier mitlesen, oder könnten es, wenn sie ihre Einladung annehmen. Ich habe deine Nachricht gelöscht und das Passwort nicht benutzt. Bitte ändere es, und melde dich in einem Raum nur mit uns beiden an.",

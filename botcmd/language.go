@@ -42,6 +42,7 @@ type Language struct {
 	NoArguments    string // {command} takes none
 	UnknownCommand string
 	OpenLink       string // {link}
+	NoLinkHere     string // others can read, and the link is for the user alone
 	WrongCode      string // not the code, not this room's, or not this user's
 
 	// What is said about passwords in rooms.

@@ -117,11 +117,20 @@ func TestPasswordIsNotAcceptedWithoutPasswords(t *testing.T) {
 	})
 }
 
+func TestLinkIsNotShownToOthers(t *testing.T) {
+	inWorld(t, func(t *testing.T) {
+		w, p := newPage(t)
+		w.has(bob, event.MembershipInvite)
+		require.Contains(t, w.ask("!login"), "in a room with nobody but us")
+		require.Empty(t, p.code, "none was made")
+	})
+}
+
 func TestEmailIsNotShownToOthers(t *testing.T) {
 	inWorld(t, func(t *testing.T) {
 		w, _ := newPage(t)
-		w.has(bob, event.MembershipInvite)
 		require.Contains(t, w.ask("!login"), "https://login.example/")
+		w.has(bob, event.MembershipInvite)
 		require.Equal(t, english.LoggedInQuiet, w.ask("!login 482913"))
 		require.Equal(t, english.LoggedInQuiet, w.ask("!whoami"))
 		w.has(bob, event.MembershipLeave)
