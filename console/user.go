@@ -180,7 +180,7 @@ func (v visit) serveLogout() {
 		v.redirect(http.StatusSeeOther, "user?"+url.Values{"id": {userID}, "done": {what}}.Encode())
 		return
 	}
-	status, sentences := logoutFailure(err, unlink)
+	status, sentences := logoutFailure(err)
 	v.messageAbout(userID, status, "Not quite logged out", sentences...)
 }
 
@@ -194,13 +194,19 @@ func (v visit) logout(userID string, unlink bool) error {
 	return v.svc.Logout(ctx, userID)
 }
 
-func logoutFailure(err error, unlink bool) (status int, sentences []string) {
+// logoutFailure says what a logout came to that returned an error.
+func logoutFailure(err error) (status int, sentences []string) {
+	_, ofLink := errors.AsType[*session.AuthError](err)
+	ofLink = ofLink || errors.Is(err, session.ErrServiceKeyRejected)
 	switch {
 	case errors.Is(err, session.ErrClosed):
 		return http.StatusServiceUnavailable, []string{"The service has been closed. The user is still logged in."}
 	case errors.Is(err, session.ErrStoreUnavailable):
 		sentences = append(sentences, "The user is logged out in this process, and everywhere when the store is back, unless they log in again before.")
-	case unlink:
+		if ofLink {
+			sentences = append(sentences, "Their link is not removed.")
+		}
+	case ofLink:
 		sentences = append(sentences, "The user is logged out, but the link is not removed: the next command would log them in again.")
 	default:
 		sentences = append(sentences, "Whether the user is logged out is not known. Look at their page.")

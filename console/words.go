@@ -1,6 +1,7 @@
 package console
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -97,6 +98,8 @@ func trouble(err error) string {
 	switch {
 	case errors.Is(err, session.ErrClosed):
 		return "The service has been closed."
+	case errors.Is(err, context.DeadlineExceeded):
+		return "There was no answer in time."
 	case errors.Is(err, session.ErrStoreUnavailable):
 		meaning = "The store did not answer, or refused"
 	case errors.Is(err, session.ErrServiceKeyRejected):
@@ -104,7 +107,7 @@ func trouble(err error) string {
 	case errors.Is(err, session.ErrAuthUnavailable):
 		meaning = "The auth server did not answer, or made no sense"
 	}
-	return meaning + ": " + strings.ReplaceAll(err.Error(), "session: ", "") + "."
+	return meaning + ": " + strings.NewReplacer("session: ", "", "\n", "; ").Replace(err.Error()) + "."
 }
 
 // sentence tells an event of a trail.
