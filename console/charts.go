@@ -17,7 +17,6 @@ type chart struct {
 	Title  string
 	Text   string // what the bars say
 	Bad    bool   // of what should not happen
-	Top    string // what the height stands for
 	Height int
 	Width  int
 	Bars   []bar
@@ -40,7 +39,7 @@ func newChart(id, title string, bad bool, past []minute, of func(minute) int64) 
 		sum += of(m)
 		most = max(most, of(m))
 	}
-	c := chart{ID: id, Title: title, Bad: bad, Top: count(most), Height: chartHeight, Width: chartWidth}
+	c := chart{ID: id, Title: title, Bad: bad, Height: chartHeight, Width: chartWidth}
 	c.Text = fmt.Sprintf("%s in all, at most %s in a minute, %s in this minute.", count(sum), count(most), count(of(past[len(past)-1])))
 	const step = chartWidth / minutes
 	for i, m := range past {

@@ -34,6 +34,7 @@ func probe(t *testing.T, h http.Handler, route string) (int, map[string]any) {
 func TestReadyzTellsHowStoreAuthServerAndQueueAre(t *testing.T) {
 	w := world.New(t, session.NewMemoryStore())
 	c := newConsole(t, w.Svc)
+	world.Eventually(t, "the change feed is heard", func() bool { return w.Svc.State().FeedTrusted })
 	status, answer := probe(t, c, "/readyz")
 	require.Equal(t, http.StatusOK, status)
 	for _, key := range []string{"store", "auth"} {

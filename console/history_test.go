@@ -85,6 +85,7 @@ func TestTheOverviewTellsWhatIsWrong(t *testing.T) {
 		w := world.New(t, link)
 		w.Login(w.Svc)
 		c := newConsole(t, w.Svc)
+		synctest.Wait() // the change feed is heard
 		page := get(t, c, "/")
 		shows(t, page, "All is well.")
 		shows(t, page, "No login, logout or refresh waits for the store")

@@ -90,7 +90,7 @@ func authCard(h session.ComponentHealth, state session.State) card {
 	case state.LoginsStopped:
 		c.Lines = append(c.Lines, "Circuit breaker: open for logins")
 	default:
-		c.Lines = append(c.Lines, "Circuit breaker: closed, so it is asked")
+		c.Lines = append(c.Lines, "Circuit breaker: closed")
 	}
 	if !h.OK {
 		c.Lines = append(c.Lines, "Tokens that live are served; those that have run out cannot be replaced")
@@ -104,7 +104,7 @@ func componentCard(name string, h session.ComponentHealth, first string) card {
 		c.State = "Answers"
 	}
 	since := moment{h.Since}
-	c.Lines = append(c.Lines, fmt.Sprintf("So since %s, %s", since.Human(), since.Away()))
+	c.Lines = append(c.Lines, fmt.Sprintf("Since %s, %s", since.Human(), since.Away()))
 	if h.Latency > 0 {
 		c.Lines = append(c.Lines, "Last call: "+latency(h.Latency))
 	}

@@ -106,7 +106,7 @@ func why(err error) string {
 }
 
 func newSessionView(s *session.Session) *sessionView {
-	view := &sessionView{Email: s.Email, Subject: s.Subject, TokenLeft: "does not say when it ends"}
+	view := &sessionView{Email: s.Email, Subject: s.Subject, TokenLeft: "does not say when it runs out"}
 	if !s.ExpiresAt.IsZero() {
 		view.Ends = &moment{s.ExpiresAt}
 	}
@@ -116,11 +116,11 @@ func newSessionView(s *session.Session) *sessionView {
 	view.TokenEnds = &moment{s.TokenExpiresAt}
 	switch left := time.Until(s.TokenExpiresAt); {
 	case left > time.Minute:
-		view.TokenLeft = "good for " + span(left)
+		view.TokenLeft = "good for " + span(left) + ", until"
 	case left > 0:
-		view.TokenLeft = "less than a minute left: replaced at the next use"
+		view.TokenLeft = "less than a minute left, so replaced at the next use; runs out"
 	default:
-		view.TokenLeft = "has run out: replaced at the next use"
+		view.TokenLeft = "has run out, so replaced at the next use; ran out"
 	}
 	return view
 }

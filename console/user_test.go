@@ -39,9 +39,9 @@ func TestAUsersPageTellsTheirSessionAndTrail(t *testing.T) {
 		}
 		shows(t, get(t, c, userPath(world.Alice)), "The token was replaced, by the refresh token, 3 times.")
 		time.Sleep(14*time.Minute + 30*time.Second)
-		shows(t, get(t, c, userPath(world.Alice)), "less than a minute left: replaced at the next use")
+		shows(t, get(t, c, userPath(world.Alice)), "less than a minute left, so replaced at the next use")
 		time.Sleep(time.Minute)
-		shows(t, get(t, c, userPath(world.Alice)), "has run out: replaced at the next use")
+		shows(t, get(t, c, userPath(world.Alice)), "has run out, so replaced at the next use")
 	})
 }
 

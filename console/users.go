@@ -91,7 +91,7 @@ func listNotes(seen looked) (notes []string) {
 func (p *usersPage) fill(l *listing, number int) {
 	found, total, page, pages := l.page(p.Query, p.ByEnd, number, pageSize)
 	p.Have = true
-	p.Full = span(l.longest)
+	p.Full = span(l.longest.Round(time.Minute))
 	for _, s := range found {
 		p.Rows = append(p.Rows, newUserRow(s, l.longest))
 	}

@@ -36,7 +36,7 @@ func TestAUserIsLoggedOutWithTheKeyboardAlone(t *testing.T) {
 			require.True(t, eval[bool](b, "document.activeElement.checked"))
 			b.do(chromedp.KeyEvent(" "))
 			b.tabTo("Log out " + world.Alice)
-			b.keep(s.name + "-logout")
+			b.keep(s.name + "-button")
 			b.follow(chromedp.KeyEvent(kb.Enter))
 			require.Equal(t, "Logged out.", b.text("[role=status]"))
 			require.Empty(t, site.Stored(world.Alice))
