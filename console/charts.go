@@ -2,6 +2,7 @@ package console
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -65,8 +66,7 @@ type row struct {
 // rows are the minutes, the current one first.
 func rows(past []minute) []row {
 	var all []row
-	for i := len(past) - 1; i >= 0; i-- {
-		m := past[i]
+	for _, m := range slices.Backward(past) {
 		all = append(all, row{
 			moment{m.Begin}, m.Begin.UTC().Format(time.TimeOnly),
 			count(m.Refreshes), count(m.Failures), count(m.StoreErrors), count(m.Ended),

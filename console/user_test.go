@@ -97,7 +97,7 @@ func TestNoPageShowsAToken(t *testing.T) {
 		get(t, c, "/"), get(t, c, "/users"), get(t, c, userPath(world.Alice)), get(t, c, "/readyz"),
 		send(c, form.request("unlink", "1")).Body.String(),
 	} {
-		for _, part := range strings.Split(token, ".") {
+		for part := range strings.SplitSeq(token, ".") {
 			showsNot(t, page, part)
 		}
 		hidden := strings.ReplaceAll(page, form.value["token"], "")
