@@ -37,6 +37,7 @@ package console
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"reflect"
@@ -229,4 +230,15 @@ func (b *background) close() {
 	b.mu.Unlock()
 	b.cancel()
 	b.running.Wait()
+}
+
+// guard makes a panic an error: a store of the embedder's that has a bug must not end
+// the process over somebody's looking at it.
+func guard(do func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %T", p)
+		}
+	}()
+	return do()
 }

@@ -84,7 +84,8 @@ func (l *list) look(ctx context.Context) looked {
 func (l *list) start() {
 	done := make(chan struct{})
 	if !l.behind.run(func(ctx context.Context) {
-		next, err := l.walk(ctx)
+		var next *listing
+		err := guard(func() (err error) { next, err = l.walk(ctx); return err })
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if err == nil {

@@ -163,6 +163,7 @@ func TestALogoutThatTheStoreDoesNotTake(t *testing.T) {
 	shows(t, got.Body.String(), `<a href="user?id=%40alice%3Amatrix.example">Back to the user's page</a>`)
 	require.Contains(t, log.String(), "READONLY")
 	shows(t, get(t, c, "/"), "1 write waiting")
+	shows(t, get(t, c, userPath(world.Alice)), "Writes wait for the store, and a logout of this user may be one of them.")
 	server.MustDo("REPLICAOF", "NO", "ONE")
 	world.Eventually(t, "the logout is stored", func() bool { return server.MustDo("EXISTS", "bot:session:"+world.Alice) == "0" })
 }

@@ -65,7 +65,9 @@ func (v visit) serveUser() {
 		both           sync.WaitGroup
 		name, somebody = visible(strings.ToValidUTF8(userID, "\uFFFD")), v.svc.State().SSOLinkEnabled
 	)
-	both.Go(func() { trail, noTrail = v.svc.Trail(ctx, userID) })
+	both.Go(func() {
+		noTrail = guard(func() (err error) { trail, err = v.svc.Trail(ctx, userID); return err })
+	})
 	found, err = v.svc.Peek(ctx, userID)
 	both.Wait()
 	if errors.Is(err, session.ErrInvalidUserID) {
@@ -81,7 +83,7 @@ func (v visit) serveUser() {
 	case err == nil:
 		page.Session = newSessionView(found)
 	case errors.Is(err, session.ErrNotLoggedIn) && noTrail == nil:
-		page.Absence = absence(trail, time.Now())
+		page.Absence = absence(trail, time.Now(), v.svc.Counters().Queued > 0)
 	case errors.Is(err, session.ErrNotLoggedIn):
 		page.Absence = "There is no session."
 	default:

@@ -200,6 +200,18 @@ func TestAStoreThatIsAwayLeavesTheOldList(t *testing.T) {
 	})
 }
 
+func TestAStoreThatPanicsEndsNothing(t *testing.T) {
+	h := storetest.NewFaultStore()
+	defer h.Close()
+	w := world.New(t, h)
+	fill(t, w, 10)
+	c := newConsole(t, w.Svc)
+	remove := h.Inject(storetest.Panic, storetest.All)
+	shows(t, get(t, c, "/users"), "The list could not be read.")
+	remove()
+	shows(t, get(t, c, userPath(world.Alice)), "There is no session")
+}
+
 func TestUsersOnARealRedisAndWithoutSCAN(t *testing.T) {
 	server := redistest.Start(t)
 	w := world.New(t, world.NewRedisStore(t, world.NewClient(t, server.Addr)))

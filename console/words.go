@@ -153,8 +153,8 @@ func sentence(e session.TrailEvent) string {
 }
 
 // absence says what is known of why a user has no session. What the trail does not
-// tell is no bot's doing that keeps trails.
-func absence(trail []session.TrailEvent, now time.Time) string {
+// tell is no bot's doing that keeps trails, unless writes are still queued.
+func absence(trail []session.TrailEvent, now time.Time, queued bool) string {
 	switch {
 	case len(trail) == 0:
 		return "There is no session, and no trail of one: the user has not logged in for a week or more, or no bot keeps trails here."
@@ -162,6 +162,8 @@ func absence(trail []session.TrailEvent, now time.Time) string {
 		return "There is no session: " + lowerFirst(sentence(trail[0]))
 	case !trail[0].SessionEnds.IsZero() && !trail[0].SessionEnds.After(now):
 		return "There is no session: it was not used until it ended, on " + moment{trail[0].SessionEnds}.Human() + "."
+	case queued:
+		return "There is no session here. Writes wait for the store, and a logout of this user may be one of them."
 	default:
 		return "There is no session that this bot can read, and no bot ended it before its time. Either other software removed it, or Redis evicted it, or the record is damaged or sealed with a key that this bot lacks."
 	}

@@ -67,7 +67,7 @@
 		if (!e.getAttribute("aria-label") && !(by && document.getElementById(by))) say("a landmark without a name", e);
 	}
 	for (const e of document.querySelectorAll("table")) {
-		if (!e.caption || !e.caption.innerText.trim()) say("no caption", e);
+		if (!e.caption || !e.caption.textContent.trim()) say("no caption", e);
 		for (const th of e.querySelectorAll("th")) if (!th.scope) say("no scope", th);
 	}
 	for (const e of document.querySelectorAll("svg:not([aria-hidden=true])")) {

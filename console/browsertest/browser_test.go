@@ -26,6 +26,7 @@ import (
 	"github.com/mana/session"
 	"github.com/mana/session/console"
 	"github.com/mana/session/internal/world"
+	"github.com/mana/session/sessiontest"
 )
 
 func TestMain(m *testing.M) { world.Main(m) }
@@ -56,6 +57,11 @@ func newSite(t *testing.T) site {
 	c, err := console.New(w.Svc, func(*http.Request) (string, error) { return "olga", nil })
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	w.Auth.Link(world.Carol, world.Email) // so that there is a bar in two charts
+	world.MustToken(t, w.Svc, world.Carol)
+	w.Auth.Inject(sessiontest.LinkFetch, 1, sessiontest.Status(http.StatusUnauthorized, "Valid service key required"))
+	_, err = w.Svc.Token(t.Context(), "@dave:matrix.example")
+	require.ErrorIs(t, err, session.ErrServiceKeyRejected)
 	mux := http.NewServeMux()
 	mux.Handle("/ops/console/", http.StripPrefix("/ops/console", c))
 	mux.HandleFunc("/lure", func(w http.ResponseWriter, r *http.Request) {

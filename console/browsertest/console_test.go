@@ -3,6 +3,7 @@ package browsertest
 import (
 	_ "embed"
 	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/chromedp/chromedp"
@@ -66,9 +67,34 @@ func TestEveryPageCanBeReadOnEveryScreen(t *testing.T) {
 				b.keep(s.name + "-" + name)
 				b.do(chromedp.Evaluate[chromedp.Void]("document.querySelectorAll('details').forEach(d => d.open = true)"))
 				require.Empty(t, eval[[]string](b, audit))
+				if name == "overview" {
+					require.Equal(t, 2, eval[int](b, "document.querySelectorAll('.chart .value').length"))
+				}
 				require.NotZero(t, eval[int](b, "document.styleSheets[0].cssRules.length"), "the policy allows the style")
 			})
 		}
+	}
+}
+
+// An audit that finds nothing proves something only if it would find it.
+func TestTheAuditFindsWhatIsWrong(t *testing.T) {
+	site := newSite(t)
+	b := newBrowser(t)
+	for breakage, complaint := range map[string]string{
+		"document.querySelector('main p').style.color = 'rgb(120, 120, 120)'":                                         "contrast",
+		"document.querySelector('label').remove()":                                                                    "no label",
+		"document.querySelector('caption').remove()":                                                                  "no caption",
+		"document.querySelector('tbody th').removeAttribute('scope')":                                                 "no scope",
+		"document.querySelector('desc').textContent = ''":                                                             "a picture without a text",
+		"document.querySelector('h2').outerHTML = '<h4>x</h4>'":                                                       "a heading skips a level",
+		"document.querySelector('main').style.width = '2000px'":                                                       "wider than the screen",
+		"document.querySelector('nav a').style.display = 'inline'; document.querySelector('nav a').style.padding = 0": "a small target",
+		"document.documentElement.lang = ''":                                                                          "no language",
+	} {
+		b.open(site.url)
+		require.Empty(t, eval[[]string](b, audit))
+		b.do(chromedp.Evaluate[chromedp.Void](breakage))
+		require.Contains(t, strings.Join(eval[[]string](b, audit), "\n"), complaint)
 	}
 }
 
