@@ -84,6 +84,7 @@ type settings struct {
 	sessionTTL  time.Duration
 	ahead       time.Duration
 	storageMode string
+	watches     bool                              // it listens to the store's change feed
 	closers     []func(limit time.Duration) error // for Close, in order
 }
 
@@ -146,6 +147,7 @@ func New(opts ...Option) (*Service, error) {
 	}
 	outbox.forget = s.forget
 	if watcher, ok := c.store.(Watcher); ok && c.nearCache > 0 {
+		s.watches = true
 		life.running.Go(func() { records.watch(watcher) })
 	}
 	s.refresher.ends.start()

@@ -55,6 +55,7 @@ func Methods(svc *session.Service) map[string]func(ctx context.Context, userID s
 		"Logout":     func(ctx context.Context, id string) error { return svc.Logout(ctx, id) },
 		"LoggedIn":   func(ctx context.Context, id string) error { _, err := svc.LoggedIn(ctx, id); return err },
 		"Session":    func(ctx context.Context, id string) error { _, err := svc.Session(ctx, id); return err },
+		"Peek":       func(ctx context.Context, id string) error { _, err := svc.Peek(ctx, id); return err },
 		"Email":      func(ctx context.Context, id string) error { _, err := svc.Email(ctx, id); return err },
 		"Refresh":    func(ctx context.Context, id string) error { _, err := svc.Refresh(ctx, id, ""); return err },
 		"SetData":    func(ctx context.Context, id string) error { return svc.SetData(ctx, id, "k", 1) },
