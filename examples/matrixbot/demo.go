@@ -62,7 +62,7 @@ func demo(ctx context.Context) (err error) {
 	ended := make(chan error, 1)
 	go func() {
 		defer cancel() // without a bot nobody answers
-		ended <- start(ctx, a, lists.URL, botcmd.English(), zerolog.Nop(), session.WithAuthURL(auth.URL))
+		ended <- start(ctx, a, settings{backend: lists.URL, language: botcmd.English()}, zerolog.Nop(), session.WithAuthURL(auth.URL))
 	}()
 	err = converse(ctx, server.URL, dir)
 	cancel()

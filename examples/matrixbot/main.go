@@ -17,6 +17,9 @@
 // encrypts the keys in the database, may be any text and must stay the same. Auth
 // server and Redis are those of session.FromEnv.
 //
+// With -login-url https://bot.example.com/login -listen 127.0.0.1:8080, !login is
+// answered with a link to a page for the password, which stays out of the room.
+//
 // Then invite the bot to a room with nobody but you, let it delete messages there
 // (power level 50), and send
 //
@@ -71,22 +74,32 @@ func serve(ctx context.Context) error {
 	flag.StringVar(&a.homeserver, "homeserver", "", "URL of the bot's homeserver")
 	flag.StringVar(&a.user, "user", "", "the bot's user name; not needed with an access token")
 	flag.StringVar(&a.database, "database", "matrixbot.db", "file for keys and the place in the conversation")
-	backend := flag.String("backend", "", "URL that !publish sends lists to")
+	var s settings
+	flag.StringVar(&s.backend, "backend", "", "URL that !publish sends lists to")
+	flag.StringVar(&s.loginURL, "login-url", "", "address of the login page as browsers see it; none: passwords are sent to the bot")
+	flag.StringVar(&s.listen, "listen", "127.0.0.1:8080", "where the login page is served")
 	language := flag.String("language", "en", "what the bot speaks about logins: en or de")
 	flag.Parse()
 	if a.homeserver == "" || a.pickleKey == "" || a.accessToken == "" && (a.user == "" || a.password == "") {
 		return errors.New("a homeserver, MATRIX_PICKLE_KEY, and a user with MATRIX_PASSWORD or MATRIX_ACCESS_TOKEN are needed")
 	}
-	table, ok := map[string]botcmd.Language{"en": botcmd.English(), "de": botcmd.German()}[*language]
-	if !ok {
+	var ok bool
+	if s.language, ok = map[string]botcmd.Language{"en": botcmd.English(), "de": botcmd.German()}[*language]; !ok {
 		return fmt.Errorf("language %q is not known", *language)
 	}
 	log := zerolog.New(os.Stderr).Level(zerolog.InfoLevel).With().Timestamp().Logger()
-	return start(ctx, a, *backend, table, log, session.FromEnv(), session.WithLogger(slog.New(zerolog.NewSlogHandler(log))))
+	return start(ctx, a, s, log, session.FromEnv(), session.WithLogger(slog.New(zerolog.NewSlogHandler(log))))
+}
+
+// settings are what the flags say about the bot.
+type settings struct {
+	backend          string
+	language         botcmd.Language
+	loginURL, listen string
 }
 
 // start runs the bot until ctx ends.
-func start(ctx context.Context, a account, backend string, language botcmd.Language, log zerolog.Logger, opts ...session.Option) error {
+func start(ctx context.Context, a account, s settings, log zerolog.Logger, opts ...session.Option) error {
 	svc, err := session.New(opts...)
 	if err != nil {
 		return err
@@ -96,7 +109,14 @@ func start(ctx context.Context, a account, backend string, language botcmd.Langu
 	if err != nil {
 		return err
 	}
-	b := &bot{sessions: svc, backend: backend}
-	speak := botcmd.WithLanguage(func(context.Context, id.UserID) botcmd.Language { return language })
-	return errors.Join(b.listen(ctx, client, speak), keys.Close())
+	options := []botcmd.Option{botcmd.WithLanguage(func(context.Context, id.UserID) botcmd.Language { return s.language })}
+	if s.loginURL != "" {
+		pages, err := servePages(ctx, svc, s.loginURL, s.listen)
+		if err != nil {
+			return errors.Join(err, keys.Close())
+		}
+		options = append(options, botcmd.WithWebLogin(pages), botcmd.WithoutPasswords())
+	}
+	b := &bot{sessions: svc, backend: s.backend}
+	return errors.Join(b.listen(ctx, client, options...), keys.Close())
 }

@@ -65,6 +65,7 @@ type place struct {
 	backend  *backend
 	sessions *session.MemoryStore
 	account  account
+	settings settings
 	bot      id.UserID
 }
 
@@ -82,6 +83,7 @@ func newPlace(t *testing.T) *place {
 		homeserver: server.URL, user: p.name("todo"), password: "the bot's own",
 		database: filepath.Join(t.TempDir(), "bot.db"), pickleKey: "the bot's key",
 	}
+	p.settings = settings{backend: p.backend.URL, language: botcmd.English()}
 	p.bot = id.NewUserID(p.account.user, homeserver.Name)
 	require.NoError(t, register(ctx, p.account))
 	return p
@@ -95,7 +97,7 @@ func (p *place) start() (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(p.ctx))
 	ended := make(chan error, 1)
 	go func() {
-		ended <- start(ctx, p.account, p.backend.URL, botcmd.English(), zerolog.Nop(), session.WithAuthURL(p.auth.URL),
+		ended <- start(ctx, p.account, p.settings, zerolog.Nop(), session.WithAuthURL(p.auth.URL),
 			session.WithStore(p.sessions), session.WithLoginLimit(0, 0))
 	}()
 	var stopped bool
