@@ -1,0 +1,4 @@
+package main
+import "github.com/spf13/cobra"
+func (a *app) migrate() *cobra.Command { return &cobra.Command{Use:"migrate"} }
+func (a *app) doctor() *cobra.Command { return &cobra.Command{Use:"doctor"} }
