@@ -70,7 +70,8 @@ func plain(err error) string {
 
 // storeError is what the store said, when it was not a Service that asked it.
 func storeError(err error) error {
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, session.ErrStoreUnavailable) {
+	var e *exit
+	if err == nil || errors.As(err, &e) || errors.Is(err, context.Canceled) || errors.Is(err, session.ErrStoreUnavailable) {
 		return err
 	}
 	return &exit{exitStore, err}

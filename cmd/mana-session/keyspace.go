@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -44,11 +46,11 @@ func (d *deployment) scan(ctx context.Context, prefix string, do func(keys []str
 }
 
 // countAside walks over the keys beside the records.
-func (d *deployment) countAside(ctx context.Context) (aside, error) {
-	var a aside
-	heartbeats := strings.TrimSuffix(d.keys.HeartbeatPrefix(""), ":")
-	bots := make(map[string]bool)
-	err := d.scan(ctx, d.auxPrefix(), func(keys []string) error {
+func (d *deployment) countAside(ctx context.Context) (a aside, err error) {
+	if a.Bots, err = d.running(ctx); err != nil {
+		return a, err
+	}
+	err = d.scan(ctx, d.auxPrefix(), func(keys []string) error {
 		for _, key := range keys {
 			kind, _, _ := strings.Cut(strings.TrimPrefix(key, d.auxPrefix()), ":")
 			switch kind {
@@ -59,40 +61,37 @@ func (d *deployment) countAside(ctx context.Context) (aside, error) {
 			case "logout":
 				a.Fences++
 			}
-			addBot(bots, heartbeats, key)
 		}
 		return nil
 	})
-	if err == nil && !strings.HasPrefix(heartbeats, d.auxPrefix()) { // the prefix has a hash tag, heartbeats have none
-		err = d.scan(ctx, heartbeats, func(keys []string) error {
-			for _, key := range keys {
-				addBot(bots, heartbeats, key)
-			}
-			return nil
-		})
-	}
-	a.Bots = len(bots)
 	return a, err
 }
 
-// running counts the processes with a change feed by their heartbeats, which last
-// 10 s.
+// A process writes a heartbeat every 250 ms, for 10 s. One that is younger than this
+// is of a process that runs, or did a moment ago.
+const (
+	heartbeatTTL = 10 * time.Second
+	heartbeatAge = 2 * time.Second
+)
+
+// running counts the processes that have a change feed, by their heartbeats.
 func (d *deployment) running(ctx context.Context) (int, error) {
-	heartbeats := strings.TrimSuffix(d.keys.HeartbeatPrefix(""), ":")
-	bots := make(map[string]bool)
-	err := d.scan(ctx, heartbeats, func(keys []string) error {
-		for _, key := range keys {
-			addBot(bots, heartbeats, key)
-		}
+	prefix := strings.TrimSuffix(d.keys.HeartbeatPrefix(""), ":")
+	var heartbeats []string
+	err := d.scan(ctx, prefix, func(keys []string) error {
+		heartbeats = append(heartbeats, keys...)
 		return nil
 	})
-	return len(bots), err
-}
-
-// addBot adds the process whose heartbeat a key is.
-func addBot(bots map[string]bool, heartbeats, key string) {
-	if instance, ok := strings.CutPrefix(key, heartbeats); ok {
-		instance, _, _ = strings.Cut(strings.TrimPrefix(instance, ":"), ":")
-		bots[instance] = true
+	bots := make(map[string]bool)
+	for _, key := range heartbeats {
+		left, ttlErr := d.client.PTTL(ctx, key).Result()
+		if err = cmp.Or(err, ttlErr); err != nil {
+			return 0, err
+		}
+		if left > heartbeatTTL-heartbeatAge {
+			instance, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(key, prefix), ":"), ":")
+			bots[instance] = true
+		}
 	}
+	return len(bots), err
 }

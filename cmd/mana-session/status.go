@@ -66,7 +66,6 @@ func (a *app) doStatus(ctx context.Context) error {
 	_, err = d.store.Get(limited, probeUser)
 	reached := err == nil || errors.Is(err, session.ErrNotFound)
 	if reached {
-		s.Feed = d.feedKind(limited)
 		stats, err := d.svc.Stats(ctx)
 		s.SSOLink = stats.SSOLinkEnabled
 		if err == nil {
@@ -76,6 +75,7 @@ func (a *app) doStatus(ctx context.Context) error {
 				s.Aside = &beside
 			}
 		}
+		s.Feed = d.feedKind(limited) // which itself has a heartbeat
 		if err != nil && ctx.Err() != nil {
 			return err
 		}
