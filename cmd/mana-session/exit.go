@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"strings"
+	"regexp"
 
 	"github.com/mana/session"
 )
@@ -60,12 +60,15 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
+// packagePrefix is what the package's errors begin with.
+var packagePrefix = regexp.MustCompile(`(^|: |\n)session: `)
+
 // plain is what an error says to an operator.
 func plain(err error) string {
 	if errors.Is(err, context.Canceled) {
 		return "interrupted"
 	}
-	return strings.ReplaceAll(err.Error(), "session: ", "")
+	return packagePrefix.ReplaceAllString(err.Error(), "$1")
 }
 
 // storeError is what the store said, when it was not a Service that asked it.

@@ -38,7 +38,7 @@ func (d *deployment) look(ctx context.Context, userID string) (f facts, err erro
 	}
 	f.sealed = isSealed(f.record)
 	if f.reseal, err = d.svc.Reseal(ctx, f.record, false); err != nil {
-		f.unread = strings.TrimPrefix(plain(err), "the record is no ")
+		f.unread = strings.TrimPrefix(plain(err), "the record is no session: ")
 		return f, ctx.Err()
 	}
 	f.session, err = d.svc.Session(ctx, userID)
