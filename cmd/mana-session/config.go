@@ -49,6 +49,9 @@ func (c *config) flags(flags *pflag.FlagSet) {
 var errMemory = errors.New("no Redis is named. Bots without one keep their sessions in memory, where nobody else can look: " +
 	"set REDIS_URL as the bots have it, or --redis")
 
+// dialTimeout is how long a connection may take. An operator waits for it.
+const dialTimeout = 2 * time.Second
+
 // connect returns a client of the Redis that is configured.
 func (c *config) connect() (redis.UniversalClient, error) {
 	rawURL, password, err := c.redisAddress()
@@ -56,14 +59,13 @@ func (c *config) connect() (redis.UniversalClient, error) {
 		return nil, err
 	}
 	notAURL := errors.New("the URL of Redis is none: want redis://[user@]host:port[/db]") // its own error may quote the password
-	const dial = 2 * time.Second
 	switch {
 	case c.cluster:
 		o, err := redis.ParseClusterURL(rawURL)
 		if err != nil {
 			return nil, notAURL
 		}
-		o.Password, o.ContextTimeoutEnabled, o.DialTimeout = cmp.Or(o.Password, password), true, dial
+		o.Password, o.ContextTimeoutEnabled, o.DialTimeout, o.DialerRetries = cmp.Or(o.Password, password), true, dialTimeout, 1
 		return redis.NewClusterClient(o), nil
 	case c.sentinelMaster != "":
 		o, err := redis.ParseFailoverURL(rawURL)
@@ -71,14 +73,14 @@ func (c *config) connect() (redis.UniversalClient, error) {
 			return nil, notAURL
 		}
 		o.MasterName = c.sentinelMaster
-		o.Password, o.ContextTimeoutEnabled, o.DialTimeout = cmp.Or(o.Password, password), true, dial
+		o.Password, o.ContextTimeoutEnabled, o.DialTimeout, o.DialerRetries = cmp.Or(o.Password, password), true, dialTimeout, 1
 		return redis.NewFailoverClient(o), nil
 	}
 	o, err := redis.ParseURL(rawURL)
 	if err != nil {
 		return nil, notAURL
 	}
-	o.Password, o.ContextTimeoutEnabled, o.DialTimeout = cmp.Or(o.Password, password), true, dial
+	o.Password, o.ContextTimeoutEnabled, o.DialTimeout, o.DialerRetries = cmp.Or(o.Password, password), true, dialTimeout, 1
 	return redis.NewClient(o), nil
 }
 
@@ -129,19 +131,25 @@ func secretFrom(path string) (string, error) {
 	return secret, nil
 }
 
+// serviceKey is the key for the auth server, "" for none.
+func (c *config) serviceKey() (string, error) {
+	if c.serviceKeyFile != "" {
+		return secretFrom(c.serviceKeyFile)
+	}
+	return strings.TrimSpace(os.Getenv("MANA_CORE_SERVICE_KEY")), nil
+}
+
 // options are those of a Service, less its store.
 func (c *config) options() ([]session.Option, error) {
 	opts := []session.Option{session.FromEnv(), session.WithLinkPath(c.linkPath)}
 	if c.authURL != "" {
 		opts = append(opts, session.WithAuthURL(c.authURL))
 	}
-	if c.serviceKeyFile != "" {
-		key, err := secretFrom(c.serviceKeyFile)
-		if err != nil {
-			return nil, err
-		}
-		opts = append(opts, session.WithServiceKey(key))
+	key, err := c.serviceKey()
+	if err != nil {
+		return nil, err
 	}
+	opts = append(opts, session.WithServiceKey(key))
 	current, older, err := c.encryptionKeys()
 	if err != nil {
 		return nil, err

@@ -144,8 +144,8 @@ func TestMigrateRotateLeavesWhatNoKeyOpens(t *testing.T) {
 	assert.Equal(t, 3, r.Left)
 	assert.Equal(t, map[string]int{
 		"the record is no session: sealed with another key, for another user, or changed since": 1,
-		"the record is no session: not JSON":             1,
-		"invalid Matrix user ID: does not start with @": 1,
+		"the record is no session: not JSON":                                                    1,
+		"invalid Matrix user ID: does not start with @":                                         1,
 	}, r.Reasons)
 	w.allSealedWith(values, newKey)
 	assert.Equal(t, "no session", w.redis.MustDo("GET", "bot:session:"+bob))

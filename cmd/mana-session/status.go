@@ -58,16 +58,17 @@ func (a *app) doStatus(ctx context.Context) error {
 	defer d.close()
 	limited, cancel := context.WithTimeout(ctx, asking)
 	defer cancel()
+	key, _ := a.config.serviceKey() // open has read it, too
 	health := d.svc.Health(limited)
 	s := state{
 		Store: componentOf(health.Store, d.name), Auth: componentOf(health.Auth, a.config.authServer()),
-		Feed: feedState{Kind: "none", Error: "the store does not answer"},
+		SSOLink: key != "",
+		Feed:    feedState{Kind: "none", Error: "the store does not answer"},
 	}
 	_, err = d.store.Get(limited, probeUser)
 	reached := err == nil || errors.Is(err, session.ErrNotFound)
 	if reached {
 		stats, err := d.svc.Stats(ctx)
-		s.SSOLink = stats.SSOLinkEnabled
 		if err == nil {
 			s.Sessions = &stats.Active
 			var beside aside
