@@ -228,14 +228,16 @@ func (c *config) open(asks bool) (*deployment, error) {
 	return d, nil
 }
 
+// close ends everything. The connections go first: there is nobody to wait for
+// commands that a Redis does not answer.
 func (d *deployment) close() {
+	_ = d.client.Close()
 	if d.svc != nil {
 		_ = d.svc.Close()
 	}
 	if d.store != nil {
 		_ = d.store.Close()
 	}
-	_ = d.client.Close()
 }
 
 // nameOf is where a client connects to, without what it says there.

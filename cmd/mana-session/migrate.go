@@ -229,7 +229,7 @@ func (m *migration) ready(ctx context.Context) error {
 	if !some {
 		return nil
 	}
-	return &exit{exitFailed, fmt.Errorf("%d bots run, and none has written a record as this would: they seem not to be at that step. "+
+	return &exit{exitFailed, fmt.Errorf("bots run (%d), and none has written a record as this would: they seem not to be at that step. "+
 		"A bot that cannot read a record takes its user for logged out. Take the steps of docs/encryption.md first, or, "+
 		"if all bots are there and have just not written yet, add --force", bots)}
 }

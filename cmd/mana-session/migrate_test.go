@@ -181,7 +181,7 @@ func TestMigrateEncryptWaitsForTheBotsToTakeTheirSteps(t *testing.T) {
 	t.Setenv("SESSION_ENCRYPTION_KEYS", newKey)
 	r := w.run("migrate", "encrypt", "--write")
 	assert.Equal(t, exitFailed, r.code)
-	assert.Contains(t, r.err, "1 bots run, and none has written a record as this would")
+	assert.Contains(t, r.err, "bots run (1), and none has written a record as this would")
 	assert.NotContains(t, w.redis.MustDo("GET", "bot:session:"+alice), "sealed")
 
 	w.login(w.bot(withKeys(t, newKey))) // one that is

@@ -64,7 +64,7 @@ func (m *migration) movePrefix(ctx context.Context, prefix string, keys rediskey
 			return err
 		}
 		if bots > 0 {
-			return &exit{exitFailed, fmt.Errorf("%d bots run under the prefix %s: stop them first, because they would go on writing there. "+
+			return &exit{exitFailed, fmt.Errorf("bots run (%d) under the prefix %s: stop them first, because they would go on writing there. "+
 				"(--force moves the records all the same; to those bots their users are then logged out.)", bots, m.config.keyPrefix)}
 		}
 	}

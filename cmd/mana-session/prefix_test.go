@@ -98,7 +98,7 @@ func TestMigratePrefixWaitsForTheBotsOfTheOldOneToStop(t *testing.T) {
 	eventually(t, "a heartbeat", func() bool { return w.redis.MustDo("KEYS", "bot:session-heartbeat:*") != "" })
 	r := w.run("migrate", "prefix", newPrefix, "--write")
 	assert.Equal(t, exitFailed, r.code)
-	assert.Contains(t, r.err, "1 bots run under the prefix bot:session:: stop them first")
+	assert.Contains(t, r.err, "bots run (1) under the prefix bot:session:: stop them first")
 	assert.Empty(t, w.redis.MustDo("KEYS", newPrefix+"*"))
 	require.NoError(t, bot.Close())
 	eventually(t, "it counts as stopped", func() bool { return w.run("migrate", "prefix", newPrefix, "--write").code == exitOK })
