@@ -6,6 +6,7 @@ go 1.26.0
 replace github.com/mana/session => ../../
 
 require (
+	github.com/creack/pty v1.1.24
 	github.com/golang-jwt/jwt/v5 v5.3.1
 	github.com/mana/session v0.0.0-00010101000000-000000000000
 	github.com/redis/go-redis/v9 v9.23.0
