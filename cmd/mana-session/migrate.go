@@ -21,10 +21,11 @@ import (
 // migration is what the migrate commands share.
 type migration struct {
 	*app
-	what   string
-	write  bool
-	force  bool
-	perSec int
+	what    string
+	write   bool
+	workers int
+	force   bool
+	perSec  int
 
 	d     *deployment
 	limit *rate.Limiter // nil: none
@@ -58,9 +59,12 @@ const (
 	left
 )
 
-// workers is how many records are under way at a time. One goes through a few round
-// trips, so this is what a Redis on another machine is waited for.
-const workers = 16
+// How many records are under way at a time. Beside running bots few, so that Redis has
+// time for them; without, as many as it takes to wait for a Redis on another machine.
+const (
+	besideBots  = 4
+	withoutBots = 16
+)
 
 func (a *app) migrate() *cobra.Command {
 	cmd := &cobra.Command{
@@ -114,7 +118,7 @@ func (m *migration) flags(cmd *cobra.Command) *cobra.Command {
 
 // reseal is a migration that changes how records are sealed.
 func (a *app) reseal(what, short, long string, check func(current []byte, older [][]byte) error) *cobra.Command {
-	m := &migration{app: a, what: what}
+	m := &migration{app: a, what: what, workers: besideBots}
 	return m.flags(&cobra.Command{
 		Use: what, Short: short, Long: short + ".\n" + long, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -247,7 +251,7 @@ func (m *migration) each(ctx context.Context, records func(yield func(session.Re
 			progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond))
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(workers)
+	group.SetLimit(m.workers)
 	for rec, err := range records {
 		if err == nil && m.limit != nil {
 			err = m.limit.Wait(ctx)

@@ -16,7 +16,7 @@ import (
 )
 
 func (a *app) prefix() *cobra.Command {
-	m := &migration{app: a, what: "prefix"}
+	m := &migration{app: a, what: "prefix", workers: withoutBots}
 	return m.flags(&cobra.Command{
 		Use: "prefix NEW", Short: "Move all records, and their trails, to another key prefix",
 		Long: "Move all records, and their trails, from the --key-prefix to another one. The bots of the old prefix must be\n" +
@@ -75,6 +75,9 @@ func (m *migration) movePrefix(ctx context.Context, prefix string, keys rediskey
 	return mv.moveTrails(ctx)
 }
 
+// mostRecord is the size of the largest record that is a session, in bytes.
+const mostRecord = 1<<20 + 64<<10
+
 // move copies a record, and then removes the old one if it still is what was copied.
 func (mv *mover) move(ctx context.Context, listed session.Record) (outcome, string, error) {
 	userID := listed.UserID
@@ -88,116 +91,136 @@ func (mv *mover) move(ctx context.Context, listed session.Record) (outcome, stri
 		if err != nil {
 			return 0, "", err
 		}
-		old, err := mv.d.store.Get(ctx, userID)
+		old, err := mv.read(ctx, userID)
 		switch {
-		case errors.Is(err, session.ErrNotFound) && copied == "":
+		case errors.Is(err, errNoString):
+			return left, "the key holds no string", nil
+		case err != nil:
+			return 0, "", err
+		case !old.record.Exists() && copied == "":
 			return gone, "", nil
-		case errors.Is(err, session.ErrNotFound):
+		case !old.record.Exists():
 			return done, "", nil
-		case err != nil:
-			return 0, "", err
-		}
-		side, err := mv.beside(ctx, userID)
-		switch {
-		case err != nil:
-			return 0, "", err
-		case side.ttl == noKey:
-			continue // it is gone
-		case now.Exists() && now.Value != old.Value && now.Value != copied:
+		case len(old.record.Value) > mostRecord:
+			return left, "larger than any session", nil
+		case now.Exists() && now.Value != old.record.Value && now.Value != copied:
 			return left, "there is a session under both prefixes", nil
-		case !now.Exists() && !loggedOut.IsZero() && !side.lastEvent.After(loggedOut):
-			return left, "the user was logged out under the new prefix", nil
-		case !mv.write:
+		}
+		if !now.Exists() && !loggedOut.IsZero() {
+			used, err := mv.lastEvent(ctx, userID)
+			if err != nil {
+				return 0, "", err
+			}
+			if !used.After(loggedOut) {
+				return left, "the user was logged out under the new prefix", nil
+			}
+		}
+		if !mv.write {
 			return done, "", nil
 		}
-		if err = mv.copy(ctx, now, old, side); errors.Is(err, session.ErrConflict) {
-			continue
-		} else if err != nil {
-			return 0, "", err
+		err = mv.copy(ctx, now, old)
+		if err == nil {
+			copied = old.record.Value
+			err = mv.d.store.Delete(ctx, old.record)
 		}
-		copied = old.Value
-		if err = mv.d.store.Delete(ctx, old); errors.Is(err, session.ErrConflict) {
-			continue // a bot has written under the old prefix: that is newer
-		} else if err != nil {
-			return 0, "", err
+		switch {
+		case errors.Is(err, session.ErrConflict):
+			continue // a bot has written, under one of the prefixes
+		case err == nil && old.trail != "":
+			err = mv.d.client.Del(ctx, mv.d.keys.Trail(userID)).Err()
 		}
-		return done, "", mv.d.client.Del(ctx, mv.d.keys.Trail(userID)).Err()
+		return done, "", err
 	}
 }
 
-// Redis's words for a key without a TTL, and for none.
-const (
-	noTTL = -1
-	noKey = -2
-)
+// lastEvent is when something last happened to a user under the old prefix.
+func (mv *mover) lastEvent(ctx context.Context, userID string) (at time.Time, err error) {
+	events, err := mv.d.svc.Trail(ctx, userID)
+	if len(events) > 0 {
+		at = events[0].Last
+	}
+	return at, err
+}
 
-// besides is what a record does not tell of itself.
-type besides struct {
-	ttl, until int64 // milliseconds, the latter since 1970
+// noTTL is Redis's word for a key without a TTL.
+const noTTL = -1
+
+// belongings are what a user has under the old prefix.
+type belongings struct {
+	record     session.Record
+	ttl, until int64 // of the record, in milliseconds; the latter since 1970
 	trail      string
 	trailUntil int64
-	lastEvent  time.Time
 }
 
 // maxTrail is more than a trail of ours has, in bytes.
 const maxTrail = 8 << 10
 
-func (mv *mover) beside(ctx context.Context, userID string) (b besides, err error) {
+var errNoString = errors.New("not a string")
+
+func (mv *mover) read(ctx context.Context, userID string) (b belongings, err error) {
 	record, trail := mv.d.keys.Record(userID), mv.d.keys.Trail(userID)
 	pipe := mv.d.client.Pipeline()
-	ttl := redis.NewIntCmd(ctx, "pttl", record)
-	_ = pipe.Process(ctx, ttl)
-	until := redis.NewIntCmd(ctx, "pexpiretime", record)
-	_ = pipe.Process(ctx, until)
-	text := pipe.GetRange(ctx, trail, 0, maxTrail-1)
-	trailUntil := redis.NewIntCmd(ctx, "pexpiretime", trail)
-	_ = pipe.Process(ctx, trailUntil)
-	if _, err = pipe.Exec(ctx); err != nil {
-		return b, err
+	integer := func(args ...any) *redis.IntCmd {
+		cmd := redis.NewIntCmd(ctx, args...)
+		_ = pipe.Process(ctx, cmd)
+		return cmd
 	}
-	events, err := mv.d.svc.Trail(ctx, userID)
-	if err == nil && len(events) > 0 {
-		b.lastEvent = events[0].Last
+	value, ttl, until := pipe.GetRange(ctx, record, 0, mostRecord), integer("pttl", record), integer("pexpiretime", record)
+	events, trailUntil := pipe.GetRange(ctx, trail, 0, maxTrail-1), integer("pexpiretime", trail)
+	if _, err = pipe.Exec(ctx); err != nil && strings.HasPrefix(fmt.Sprint(value.Err()), "WRONGTYPE") {
+		return b, errNoString
 	}
-	b.ttl, b.until, b.trail, b.trailUntil = ttl.Val(), until.Val(), text.Val(), trailUntil.Val()
+	b.record = session.Record{UserID: userID, Value: value.Val()}
+	b.ttl, b.until, b.trail, b.trailUntil = ttl.Val(), until.Val(), events.Val(), trailUntil.Val()
 	return b, err
 }
 
 // copy puts a record and its trail under the new prefix, in the place of now.
-func (mv *mover) copy(ctx context.Context, now, old session.Record, side besides) error {
-	if err := mv.copyTrail(ctx, old.UserID, side); err != nil {
-		return err
-	}
-	if now.Value != old.Value {
-		next := session.Record{UserID: old.UserID, Value: old.Value}
-		if side.ttl != noTTL {
-			next.Expires = time.Now().Add(time.Duration(max(side.ttl, 1)) * time.Millisecond)
+func (mv *mover) copy(ctx context.Context, now session.Record, old belongings) error {
+	userID := old.record.UserID
+	if now.Value != old.record.Value {
+		next := session.Record{UserID: userID, Value: old.record.Value}
+		if old.ttl != noTTL {
+			next.Expires = time.Now().Add(time.Duration(max(old.ttl, 1)) * time.Millisecond)
 		}
 		if _, err := mv.to.Swap(ctx, now, next); err != nil {
 			return err
 		}
 	}
-	if side.ttl == noTTL {
-		return nil
+	pipe := mv.d.client.Pipeline()
+	mv.copyTrail(ctx, pipe, userID, old)
+	if old.ttl != noTTL {
+		// Swap has counted from this machine's clock, and a little later than it was read.
+		mv.until.Eval(ctx, pipe, []string{mv.toKeys.Record(userID)}, old.record.Value, old.until)
 	}
-	// Swap has counted from this machine's clock, and a little later than it was read.
-	return mv.until.Run(ctx, mv.d.client, []string{mv.toKeys.Record(old.UserID)}, old.Value, side.until).Err()
+	return execute(ctx, pipe)
 }
 
 // copyTrail puts a trail under the new prefix, unless there is one.
-func (mv *mover) copyTrail(ctx context.Context, userID string, side besides) error {
-	if side.trail == "" {
-		return nil
+func (mv *mover) copyTrail(ctx context.Context, pipe redis.Pipeliner, userID string, old belongings) {
+	if old.trail == "" {
+		return
 	}
-	args := []any{"set", mv.toKeys.Trail(userID), side.trail, "nx"}
-	if side.trailUntil > 0 {
-		args = append(args, "pxat", side.trailUntil)
+	args := []any{"set", mv.toKeys.Trail(userID), old.trail, "nx"}
+	if old.trailUntil > 0 {
+		args = append(args, "pxat", old.trailUntil)
 	}
-	err := mv.d.client.Do(ctx, args...).Err()
-	if errors.Is(err, redis.Nil) { // there is one
-		err = nil
+	pipe.Do(ctx, args...)
+}
+
+// execute sends a pipeline. A trail that is there already is no error.
+func execute(ctx context.Context, pipe redis.Pipeliner) error {
+	cmds, err := pipe.Exec(ctx)
+	if !errors.Is(err, redis.Nil) {
+		return err
 	}
-	return err
+	for _, cmd := range cmds {
+		if err := cmd.Err(); err != nil && !errors.Is(err, redis.Nil) {
+			return err
+		}
+	}
+	return nil
 }
 
 // moveTrails moves the trails of users without a record.
@@ -215,7 +238,7 @@ func (mv *mover) moveTrails(ctx context.Context) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(workers)
+	group.SetLimit(mv.workers)
 	for _, userID := range users {
 		group.Go(func() error { return mv.moveTrail(ctx, userID) })
 	}
@@ -229,9 +252,11 @@ func (mv *mover) moveTrail(ctx context.Context, userID string) error {
 		return err
 	}
 	if mv.write {
-		side, err := mv.beside(ctx, userID)
+		old, err := mv.read(ctx, userID)
 		if err == nil {
-			err = mv.copyTrail(ctx, userID, side)
+			pipe := mv.d.client.Pipeline()
+			mv.copyTrail(ctx, pipe, userID, old)
+			err = execute(ctx, pipe)
 		}
 		if err == nil {
 			err = mv.d.client.Del(ctx, mv.d.keys.Trail(userID)).Err()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -33,16 +34,19 @@ func TestMigratePrefixMovesRecordsAndTrailsWithTheirTTLs(t *testing.T) {
 	trailTTL := w.redis.MustDo("PEXPIRETIME", "bot:session-trail:{bot:session:"+alice+"}")
 	w.redis.MustDo("SET", "bot:session:nobody", "no user")
 	w.redis.MustDo("SET", "bot:session:@endless:matrix.example", values[userID(0)])
+	w.redis.MustDo("RPUSH", "bot:session:@list:matrix.example", "a list")
+	w.redis.MustDo("PEXPIRE", "bot:session:@list:matrix.example", "600000")
+	w.redis.MustDo("SET", "bot:session:@large:matrix.example", strings.Repeat("x", 2<<20))
 
 	dry := runJSON[migrated](w, exitFailed, "migrate", "prefix", newPrefix)
 	assert.Equal(t, 301, dry.Changed)
 	assert.Equal(t, 1, dry.Trails)
-	assert.Equal(t, map[string]int{"the key is not that of a user": 1}, dry.Reasons)
+	assert.Equal(t, map[string]int{"the key is not that of a user": 1, "the key holds no string": 1, "larger than any session": 1}, dry.Reasons)
 	assert.Empty(t, w.redis.MustDo("KEYS", newPrefix+"*"), "a dry run writes nothing")
 
 	wet := runJSON[migrated](w, exitFailed, "migrate", "prefix", newPrefix, "--write")
 	assert.Equal(t, 301, wet.Changed)
-	assert.Equal(t, 1, wet.Left)
+	assert.Equal(t, 3, wet.Left)
 	assert.Equal(t, 1, wet.Trails)
 	for user, value := range values {
 		require.Equal(t, value, w.redis.MustDo("GET", newPrefix+user))
@@ -50,7 +54,8 @@ func TestMigratePrefixMovesRecordsAndTrailsWithTheirTTLs(t *testing.T) {
 	assert.Equal(t, before, w.ttls(newPrefix, values), "TTLs stay, to the millisecond")
 	assert.Equal(t, "-1", w.redis.MustDo("PTTL", newPrefix+"@endless:matrix.example"))
 	assert.Equal(t, trailTTL, w.redis.MustDo("PEXPIRETIME", "mana:session-trail:{"+newPrefix+alice+"}"))
-	assert.Equal(t, "bot:session:nobody", w.redis.MustDo("KEYS", "bot:session:*"))
+	assert.Equal(t, "3", w.redis.MustDo("DEL", "bot:session:nobody", "bot:session:@list:matrix.example", "bot:session:@large:matrix.example"))
+	assert.Empty(t, w.redis.MustDo("KEYS", "bot:session:*"))
 	assert.Empty(t, w.redis.MustDo("KEYS", "bot:session-trail:*"))
 
 	trail := w.trailOf(exitOK, alice)
@@ -60,7 +65,6 @@ func TestMigratePrefixMovesRecordsAndTrailsWithTheirTTLs(t *testing.T) {
 	require.Len(t, gone, 1)
 	assert.Equal(t, "logout", gone[0].By)
 
-	w.redis.MustDo("DEL", "bot:session:nobody")
 	again := runJSON[migrated](w, exitOK, "migrate", "prefix", newPrefix, "--write")
 	assert.Zero(t, again.Records)
 }
