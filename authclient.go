@@ -319,7 +319,7 @@ func (a *authClient) attempt(ctx context.Context, c authCall) error {
 	}
 	_, err = breaker.Execute(func() (struct{}, error) {
 		started := time.Now()
-		observedCtx, told := observed(a.observer, ctx, authOperation(c.op))
+		observedCtx, told := observed(ctx, a.observer, authOperation(c.op))
 		answer, err := a.exchange(observedCtx, c)
 		if err == nil {
 			a.pauses.observe(answer, time.Now())

@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -236,6 +237,29 @@ func BenchmarkFill(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
+		})
+	}
+}
+
+// countingObserver does as little as an observer can.
+type countingObserver struct{ n atomic.Int64 }
+
+func (o *countingObserver) Begin(ctx context.Context, _ session.Operation) (context.Context, func(error)) {
+	o.n.Add(1)
+	return ctx, func(error) {}
+}
+
+// BenchmarkTokenObserved is a hit with and without an observer: a hit is no operation.
+func BenchmarkTokenObserved(b *testing.B) {
+	for _, run := range []struct {
+		name string
+		opts []session.Option
+	}{{"without", nil}, {"with", []session.Option{session.WithObserver(new(countingObserver))}}} {
+		b.Run(run.name, func(b *testing.B) {
+			store := session.NewMemoryStore()
+			defer store.Close()
+			svc, ids := benchService(b, store, run.opts...)
+			benchHits(b, svc, ids)
 		})
 	}
 }

@@ -22,7 +22,7 @@ const (
 )
 
 // SessionEnd is what [WithOnSessionEnd] tells.
-type SessionEnd struct {
+type SessionEnd struct { //nolint:revive // what ended is more than an end
 	UserID string
 	Reason EndReason
 	At     time.Time

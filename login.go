@@ -35,7 +35,7 @@ func (s *Service) Login(ctx context.Context, userID, email, password string) (_ 
 		return nil, err
 	}
 	defer s.life.end()
-	ctx, told := observed(s.records.observer, ctx, OpLogin)
+	ctx, told := observed(ctx, s.records.observer, OpLogin)
 	defer func() { told(err) }()
 	if err := s.checkLogin(userID, email, password); err != nil {
 		return nil, err

@@ -33,7 +33,7 @@ func (s *Service) Logout(ctx context.Context, userID string, opts ...LogoutOptio
 		return err
 	}
 	defer s.life.end()
-	ctx, told := observed(s.records.observer, ctx, OpLogout)
+	ctx, told := observed(ctx, s.records.observer, OpLogout)
 	defer func() { told(err) }()
 	var c logoutConfig
 	for _, opt := range opts {

@@ -71,7 +71,7 @@ func (o observers) Begin(ctx context.Context, op Operation) (context.Context, fu
 }
 
 // observed begins an operation, whether or not there is an observer.
-func observed(o Observer, ctx context.Context, op Operation) (context.Context, func(error)) {
+func observed(ctx context.Context, o Observer, op Operation) (context.Context, func(error)) {
 	if o == nil {
 		return ctx, func(error) {}
 	}

@@ -119,7 +119,7 @@ func (s *Service) CompleteLogin(ctx context.Context, userID string, pending *Pen
 		return nil, err
 	}
 	defer s.life.end()
-	ctx, told := observed(s.records.observer, ctx, OpLogin)
+	ctx, told := observed(ctx, s.records.observer, OpLogin)
 	defer func() { told(err) }()
 	e, begun := s.order.begin(userID, true), s.refresher.clock.now()
 	p, err := s.records.codec.decodePrepared(userID, pending, time.Now())

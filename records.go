@@ -222,7 +222,7 @@ func (r *records) walk(ctx context.Context, all func(context.Context) iter.Seq2[
 				r.life.end()
 			}
 		}()
-		listing, told := observed(r.observer, ctx, OpStoreList)
+		listing, told := observed(ctx, r.observer, OpStoreList)
 		var failed error
 		defer func() { told(failed) }()
 		started := time.Now()

@@ -130,7 +130,7 @@ func (r *refresher) doRefresh(ctx context.Context, userID string, n need) (lande
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), flightTimeout, errTimeout)
 	defer cancel()
 	defer context.AfterFunc(r.life.ctx, cancel)()
-	ctx, told := observed(r.records.observer, ctx, OpRefresh)
+	ctx, told := observed(ctx, r.records.observer, OpRefresh)
 	defer func() { told(err) }()
 	err = apart(func() (err error) {
 		landed, err = r.do(ctx, userID, n)

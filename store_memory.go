@@ -154,8 +154,8 @@ func (m *MemoryStore) Delete(ctx context.Context, old Record) error {
 			return e, xsync.CancelOp
 		}
 		err = nil
+		m.note(old.UserID, old.Event, now, time.Time{}) // before the new absence can be read
 		m.endsOf(old.UserID).Add(1)
-		m.note(old.UserID, old.Event, now, time.Time{})
 		return e, xsync.DeleteOp // and the lease with it
 	})
 	if err == nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -147,7 +148,7 @@ func (s *RedisStore) swap(ctx context.Context, holder string, old, next Record) 
 	if next.Event == "" {
 		return s.run(ctx, s.scripts.swap, changed, next.UserID, keys, append(args, "")...)
 	}
-	noted := append(args[:len(args):len(args)], s.eventArgs(next.Event, next.Expires)...)
+	noted := slices.Concat(args, s.eventArgs(next.Event, next.Expires))
 	err = s.run(ctx, s.scripts.swap, changed, next.UserID, append(keys, s.keys.Trail(next.UserID)), noted...)
 	if isTryAgain(err) { // while the Cluster slot moves the note is left out
 		err = s.run(ctx, s.scripts.swap, changed, next.UserID, keys, append(args, "")...)

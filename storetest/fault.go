@@ -27,6 +27,7 @@ const (
 	MarkLoggedOut Method = "MarkLoggedOut"
 	LoggedOutAt   Method = "LoggedOutAt"
 	Watch         Method = "Watch"
+	Trail         Method = "Trail"
 )
 
 // Writes are the methods that change a record.
@@ -304,6 +305,15 @@ func (f *FaultStore) LoggedOutAt(ctx context.Context, userID string) (session.Re
 		return rec.set(stored, err)
 	})
 	return rec.get(), at.get(), err
+}
+
+// Trail implements session.TrailLog.
+func (f *FaultStore) Trail(ctx context.Context, userID string) ([]session.TrailEntry, error) {
+	var entries answer[[]session.TrailEntry]
+	err := f.call(ctx, Trail, userID, func(ctx context.Context) error {
+		return entries.set(f.MemoryStore.Trail(ctx, userID))
+	})
+	return entries.get(), err
 }
 
 // Watch implements session.Watcher.

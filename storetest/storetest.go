@@ -39,7 +39,8 @@ type suite struct {
 }
 
 // Run runs the conformance suite, including the parts for session.Locker,
-// session.Watcher and session.LogoutLog if the store implements them, and for
+// session.Watcher, session.LogoutLog, session.TrailLog and session.Lister if the store
+// implements them, and for
 // versions of absences if it tells them. newStore returns an empty store, which
 // it also cleans up.
 func Run(t *testing.T, newStore func(*testing.T) session.Store, opts ...Option) {
@@ -91,6 +92,11 @@ func Run(t *testing.T, newStore func(*testing.T) session.Store, opts ...Option) 
 		"NoteOfALogoutLasts":              s.noteOfLogoutLasts,
 		"NoteOfALogoutIsNoRecord":         s.logoutIsNoRecord,
 		"LogoutTakesNoRoom":               s.logoutTakesNoRoom,
+		"EventsAreNotedWithTheWrite":      s.eventsNoted,
+		"RefusedWriteNotesNothing":        s.refusedNotesNothing,
+		"RepeatedEventsAreCounted":        s.repeatsCounted,
+		"TrailHasTheNewestEvents":         s.newestEvents,
+		"TrailOutlivesTheRecord":          s.trailOutlives,
 		"WatcherAnnouncesEveryChange":     s.watcherAnnounces,
 		"WatcherTellsTheEndOfASession":    s.watcherTellsEnds,
 		"WatcherFlushesBeforeItTrusts":    s.watcherFlushes,
