@@ -79,8 +79,7 @@ func ask(ctx context.Context, target, key string) (a authAnswer, err error) {
 	a.asked = time.Now()
 	resp, err := client.Do(req)
 	if err != nil {
-		var wrapped *url.Error
-		if errors.As(err, &wrapped) {
+		if wrapped, ok := errors.AsType[*url.Error](err); ok { // which quotes the URL
 			err = wrapped.Err
 		}
 		return a, err

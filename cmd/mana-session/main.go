@@ -125,9 +125,9 @@ func (a *app) end(err error) int {
 		}{message, code})
 		return code
 	}
-	fmt.Fprintln(a.errOut, "mana-session: "+clean(message))
+	fmt.Fprintf(a.errOut, "mana-session: %s\n", clean(message))
 	if hint := hints[code]; hint != "" {
-		fmt.Fprintln(a.errOut, hint)
+		fmt.Fprintf(a.errOut, "%s\n", hint)
 	}
 	return code
 }

@@ -31,7 +31,7 @@ func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.out, format, ar
 // table aligns the columns of what rows prints, which tabs separate.
 func (a *app) table(rows func(row func(columns ...string))) {
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-	rows(func(columns ...string) { fmt.Fprintln(w, strings.Join(columns, "\t")) })
+	rows(func(columns ...string) { fmt.Fprintf(w, "%s\n", strings.Join(columns, "\t")) })
 	_ = w.Flush()
 }
 

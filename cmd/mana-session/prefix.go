@@ -57,7 +57,7 @@ func (m *migration) movePrefix(ctx context.Context, prefix string, keys rediskey
 	if err != nil {
 		return usage(err)
 	}
-	defer to.Close()
+	defer func() { _ = to.Close() }()
 	if m.write && !m.force {
 		bots, err := m.d.running(ctx)
 		if err != nil {

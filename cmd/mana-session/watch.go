@@ -86,7 +86,7 @@ func (a *app) feed(ctx context.Context, d *deployment, f *feed) error {
 		err := d.store.Watch(ctx, f)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // an interrupt is how watching ends
 		case !f.worked():
 			return storeError(fmt.Errorf("the store cannot be watched: %w", err))
 		}
