@@ -245,6 +245,9 @@ func nameOf(client redis.UniversalClient) string {
 	switch c := client.(type) {
 	case *redis.Client:
 		o := c.Options()
+		if o.Addr == "FailoverClient" { // go-redis's word for whatever Sentinel names
+			return fmt.Sprintf("the master that Sentinel names, database %d", o.DB)
+		}
 		return fmt.Sprintf("%s, database %d", o.Addr, o.DB)
 	case *redis.ClusterClient:
 		return "Cluster at " + strings.Join(c.Options().Addrs, ", ")

@@ -12,12 +12,15 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
+// doctorUser is a user who has nothing on Redis.
+const doctorUser = "@doctor.probe:invalid"
+
 // examinePermissions tries what bots do, on the keys of a user who has none, in ways
 // that change nothing.
 func (d *deployment) examinePermissions(ctx context.Context) finding {
 	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	record, trail := d.keys.Record(probeUser), d.keys.Trail(probeUser)
+	record, trail := d.keys.Record(doctorUser), d.keys.Trail(doctorUser)
 	tries := []struct {
 		command string
 		args    []any
@@ -27,12 +30,12 @@ func (d *deployment) examinePermissions(ctx context.Context) finding {
 		{"set", []any{"set", record, "", "xx", "px", 1}}, // only over what is there
 		{"set", []any{"set", trail, "", "xx", "px", 1}},
 		{"pexpire", []any{"pexpire", record, 1}},
-		{"del", []any{"del", d.keys.Lease(probeUser)}},
-		{"del", []any{"del", d.keys.Fence(probeUser)}},
+		{"del", []any{"del", d.keys.Lease(doctorUser)}},
+		{"del", []any{"del", d.keys.Fence(doctorUser)}},
 		{"eval", []any{"eval", "return redis.call('GETRANGE', KEYS[1], 0, 0)", 1, record}},
 		{"evalsha", []any{"evalsha", strings.Repeat("0", 40), 0}},
 		{"scan", []any{"scan", 0, "match", d.keys.Pattern(), "count", 1}},
-		{"publish", []any{"publish", d.keys.Channel(), "changed:" + probeUser}},
+		{"publish", []any{"publish", d.keys.Channel(), "changed:" + doctorUser}},
 	}
 	var missing []string
 	for _, try := range tries {

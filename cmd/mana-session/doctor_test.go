@@ -171,3 +171,13 @@ func TestDoctorComparesClocks(t *testing.T) {
 		assert.Equal(t, want != fine, f.Remedy != "", ahead)
 	}
 }
+
+func TestSentinelNamesTheMaster(t *testing.T) {
+	sentinel := redistest.StartSentinel(t)
+	w := newWorld(t)
+	t.Setenv("REDIS_URL", "redis://"+sentinel.Addrs()[0])
+	sentinel.Master.MustDo("SET", "bot:session:"+alice, `{"token":"a.b.c"}`, "PX", "600000")
+	assert.Len(t, runJSON[listed](w, exitOK, "users", "--sentinel-master", sentinel.MasterName).Users, 1)
+	assert.Contains(t, found(t, w, exitOK, "Redis", "--sentinel-master", sentinel.MasterName).Found, "the master that Sentinel names")
+	assert.Equal(t, exitStore, w.run("users", "--sentinel-master", "another").code)
+}

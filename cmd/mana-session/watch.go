@@ -13,7 +13,7 @@ import (
 	"github.com/mana/session"
 )
 
-// probeUser is a user without a record.
+// probeUser is a user without a record, whom the bots' health checks ask for.
 const probeUser = "@health.probe:invalid"
 
 // change is the JSON of a line of watch.
@@ -168,7 +168,7 @@ func newFeed(matches func(string) bool) *feed {
 
 // Changed implements [session.Feed].
 func (f *feed) Changed(userID string) {
-	if f.matches(userID) && userID != probeUser {
+	if f.matches(userID) && userID != probeUser && userID != doctorUser {
 		f.add(change{At: time.Now(), Event: "changed", User: userID})
 	}
 }
