@@ -38,7 +38,7 @@ func TestACrowdIsMigratedBesideABot(t *testing.T) {
 		require.NoError(t, json.Unmarshal(out, &r))
 	}))
 	t.Logf("encrypt: %d records in %.1f s", r.Changed, r.Seconds)
-	assert.Greater(t, r.Changed, crowd*9/10)
+	assert.Greater(t, r.Changed, crowd/2, "the bots have written the others")
 	for user, ttl := range w.ttls("bot:session:", values) {
 		// A bot's own write sets the TTL by the record's end.
 		require.InDelta(t, before[user], ttl, float64(crowd), user)

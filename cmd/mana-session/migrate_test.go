@@ -247,20 +247,27 @@ func TestMigrateThatIsInterruptedSaysHowToGoOn(t *testing.T) {
 
 func TestTwoMigrationsAtOnceDoTheWorkOnce(t *testing.T) {
 	w := newWorld(t)
-	values := w.seed(3000)
+	values := w.seed(1500)
 	before := w.ttls("bot:session:", values)
-	t.Setenv("SESSION_ENCRYPTION_KEYS", newKey)
-	results := make([]migrated, 2)
-	var both sync.WaitGroup
-	for i := range results {
-		both.Go(func() { results[i] = runJSON[migrated](w, exitOK, "migrate", "encrypt", "--write", "--rate", "4000") })
+	shared := false
+	for round := 0; round < 20 && !shared; round++ { // until both have had a part in it
+		keys := []string{newKey, oldKey}
+		if round%2 == 1 {
+			keys = []string{oldKey, newKey}
+		}
+		t.Setenv("SESSION_ENCRYPTION_KEYS", strings.Join(keys, ","))
+		results := make([]migrated, 2)
+		var both sync.WaitGroup
+		for i := range results {
+			both.Go(func() { results[i] = runJSON[migrated](w, exitOK, "migrate", "rotate", "--write") })
+		}
+		both.Wait()
+		require.Equal(t, 1500, results[0].Changed+results[1].Changed, "each record is written once")
+		w.allSealedWith(values, keys...)
+		require.Equal(t, before, w.ttls("bot:session:", values))
+		shared = results[0].Changed > 0 && results[1].Changed > 0
 	}
-	both.Wait()
-	assert.Equal(t, 3000, results[0].Changed+results[1].Changed, "each record is written once")
-	assert.NotZero(t, results[0].Changed)
-	assert.NotZero(t, results[1].Changed)
-	w.allSealedWith(values, newKey)
-	assert.Equal(t, before, w.ttls("bot:session:", values))
+	assert.True(t, shared)
 }
 
 func TestMigrateLosesNoWriteOfABotBesideIt(t *testing.T) {
