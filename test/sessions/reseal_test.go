@@ -15,14 +15,14 @@ import (
 
 func keyOf(b byte) []byte { return bytes.Repeat([]byte{b}, 32) }
 
-// reseal has a user's record sealed as svc does it.
-func reseal(t *testing.T, w *world.World, svc *session.Service, userID string) (changed bool) {
+// reseal has alice's record sealed as svc does it.
+func reseal(t *testing.T, w *world.World, svc *session.Service) (changed bool) {
 	t.Helper()
-	rec, err := w.Store.Get(t.Context(), userID)
+	rec, err := w.Store.Get(t.Context(), world.Alice)
 	require.NoError(t, err)
 	would, err := svc.Reseal(t.Context(), rec, false)
 	require.NoError(t, err)
-	require.Equal(t, rec.Value, w.Stored(userID), "nothing is written yet")
+	require.Equal(t, rec.Value, w.Stored(world.Alice), "nothing is written yet")
 	changed, err = svc.Reseal(t.Context(), rec, true)
 	require.NoError(t, err)
 	require.Equal(t, would, changed)
@@ -39,14 +39,14 @@ func TestRecordsAreSealedAnewAndBack(t *testing.T) {
 		before, err := w.Store.Get(t.Context(), world.Alice)
 		require.NoError(t, err)
 
-		require.False(t, reseal(t, w, w.Svc, world.Alice))
-		require.True(t, reseal(t, w, sealing, world.Alice))
+		require.False(t, reseal(t, w, w.Svc))
+		require.True(t, reseal(t, w, sealing))
 		once := w.Stored(world.Alice)
 		require.True(t, strings.HasPrefix(once, "sealed1:"))
-		require.False(t, reseal(t, w, sealing, world.Alice))
+		require.False(t, reseal(t, w, sealing))
 		require.Equal(t, once, w.Stored(world.Alice), "what is sealed already stays")
-		require.True(t, reseal(t, w, rotating, world.Alice))
-		require.True(t, reseal(t, w, opening, world.Alice))
+		require.True(t, reseal(t, w, rotating))
+		require.True(t, reseal(t, w, opening))
 		require.Equal(t, value, w.Stored(world.Alice), "what is in it stays, to the byte")
 
 		after, err := w.Store.Get(t.Context(), world.Alice)
@@ -109,13 +109,13 @@ func TestOnRedisSealingAnewKeepsTheTTLAndTheLease(t *testing.T) {
 	lease, _, err := store.Acquire(t.Context(), world.Alice, "somebody", time.Minute)
 	require.NoError(t, err)
 	require.True(t, lease.Held)
-	require.True(t, reseal(t, w, sealing, world.Alice))
+	require.True(t, reseal(t, w, sealing))
 	require.Equal(t, "32503680000123", server.MustDo("PEXPIRETIME", key))
 	lease, _, err = store.Acquire(t.Context(), world.Alice, "somebody else", time.Minute)
 	require.NoError(t, err)
 	require.False(t, lease.Held)
 	server.MustDo("PERSIST", key)
 	server.MustDo("SET", key, world.TsRecord("a.b.c", world.Email, "{}"))
-	require.True(t, reseal(t, w, sealing, world.Alice))
+	require.True(t, reseal(t, w, sealing))
 	require.Equal(t, "-1", server.MustDo("PTTL", key))
 }
