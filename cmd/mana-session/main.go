@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -119,7 +120,7 @@ func (a *app) end(err error) int {
 	}
 	message := plain(err)
 	if a.json {
-		_ = a.printJSON(struct {
+		_ = json.NewEncoder(a.out).Encode(struct { // on one line, as watch's are
 			Error    string `json:"error"`
 			ExitCode int    `json:"exitCode"`
 		}{message, code})
