@@ -19,6 +19,9 @@ func newRedisScripts() redisScripts {
 	}
 }
 
+// keepTTL, in place of a TTL, has a record that is replaced keep the one it has.
+const keepTTL = "keep"
+
 // notAString is what a key of another type reads as: no session, and something
 // that the next SET replaces.
 const notAString = "\x00not a string"
@@ -93,6 +96,8 @@ if version ~= '' then
 end
 if ttl == '' then
   redis.call('SET', KEYS[1], new)
+elseif ttl == '` + keepTTL + `' then
+  redis.call('SET', KEYS[1], new, 'KEEPTTL')
 else
   redis.call('SET', KEYS[1], new, 'PX', ttl)
 end

@@ -86,9 +86,17 @@ func (k Keys) with(kind, userID string) string {
 	}
 }
 
-// FenceOwner is the inverse of Fence: whose fence the key is, if it is one.
-func (k Keys) FenceOwner(key string) (userID string, ok bool) {
-	rest, ok := strings.CutPrefix(key, k.FencePrefix())
+// TrailPrefix is what the trails of all users begin with.
+func (k Keys) TrailPrefix() string { return k.auxPrefix + trailKind }
+
+// FenceOwner is the inverse of Fence, and TrailOwner that of Trail: whose the key is, if
+// it is one.
+func (k Keys) FenceOwner(key string) (userID string, ok bool) { return k.owner(fenceKind, key) }
+func (k Keys) TrailOwner(key string) (userID string, ok bool) { return k.owner(trailKind, key) }
+
+// owner is the inverse of with.
+func (k Keys) owner(kind, key string) (userID string, ok bool) {
+	rest, ok := strings.CutPrefix(key, k.auxPrefix+kind)
 	if !ok {
 		return "", false
 	}
@@ -99,7 +107,7 @@ func (k Keys) FenceOwner(key string) (userID string, ok bool) {
 			userID, _ = strings.CutPrefix(tag, k.prefix)
 		}
 	}
-	return userID, k.Fence(userID) == key
+	return userID, k.with(kind, userID) == key
 }
 
 // Heartbeat is a key for the feed's end-to-end heartbeat, in the given Cluster

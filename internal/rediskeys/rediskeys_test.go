@@ -41,6 +41,12 @@ func TestWhatGoesWithARecordIsInItsSlotAndNoRecord(t *testing.T) {
 			if owner, ok := keys.FenceOwner(keys.Fence(userID)); !ok || owner != userID {
 				t.Errorf("the fence %s is %q's, want %s", keys.Fence(userID), owner, userID)
 			}
+			if owner, ok := keys.TrailOwner(keys.Trail(userID)); !ok || owner != userID {
+				t.Errorf("the trail %s is %q's, want %s", keys.Trail(userID), owner, userID)
+			}
+			if owner, ok := keys.TrailOwner(keys.Fence(userID)); ok {
+				t.Errorf("the fence %s is taken for the trail of %q", keys.Fence(userID), owner)
+			}
 		}
 	}
 }

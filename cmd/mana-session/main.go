@@ -1,0 +1,134 @@
+// Command mana-session is for operators of bots that use package session: it looks
+// at the sessions on Redis, says why a user was logged out, and moves records to
+// other keys or another prefix. See docs/cli.md.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is the program, less the process around it.
+func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
+	redis.SetLogger(silent{}) // what fails is said once, by this program
+	a := &app{
+		in: in, out: out, errOut: errOut,
+		asks: isTerminal(in), shows: isTerminal(errOut),
+		color: isTerminal(out) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
+	}
+	cmd := a.command()
+	cmd.SetArgs(args)
+	cmd.SetIn(in)
+	cmd.SetOut(out)
+	cmd.SetErr(errOut)
+	err := cmd.ExecuteContext(ctx)
+	if err != nil && !a.started {
+		err = usage(err)
+	}
+	return a.end(err)
+}
+
+type silent struct{}
+
+func (silent) Printf(context.Context, string, ...any) {}
+
+// isTerminal reports whether a stream is one.
+func isTerminal(stream any) bool {
+	file, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
+}
+
+// app is what the commands share.
+type app struct {
+	in          io.Reader
+	out, errOut io.Writer
+
+	asks  bool // in is a terminal
+	shows bool // errOut is a terminal
+	color bool // out is a terminal that takes colours
+
+	json    bool
+	started bool // arguments and flags were in order
+	config  config
+}
+
+// command is the tree of commands.
+func (a *app) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "mana-session",
+		Short: "Look after the sessions of Matrix bots",
+		Long: "mana-session looks after the sessions that bots keep on Redis with github.com/mana/session.\n" +
+			"It reads the same environment as the bots: MANA_CORE_AUTH_URL, MANA_CORE_SERVICE_KEY, REDIS_URL\n" +
+			"(or REDIS_HOST, REDIS_PORT and REDIS_PASSWORD), SESSION_ENCRYPTION_KEYS. Flags win over it.",
+		Version:       version(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRun: func(*cobra.Command, []string) {
+			a.started = true
+			a.color = a.color && !a.json
+		},
+		DisableAutoGenTag: true,
+	}
+	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
+	a.config.flags(root.PersistentFlags())
+	root.AddCommand(a.status(), a.show(), a.users(), a.logout(), a.watch(), a.why(), a.migrate(), a.doctor(), man())
+	return root
+}
+
+// version is that of the module, as the build has it.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+// user is a command about one user.
+func user(use, short, long string, do func(ctx context.Context, userID string) error) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Long: long,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(cmd *cobra.Command, args []string) error { return do(cmd.Context(), args[0]) },
+	}
+}
+
+// end says what went wrong, if anything did, and returns the exit code.
+func (a *app) end(err error) int {
+	code := exitCode(err)
+	var said *exit
+	if err == nil || errors.As(err, &said) && said.err == nil {
+		return code
+	}
+	message := plain(err)
+	if a.json {
+		_ = json.NewEncoder(a.out).Encode(struct { // on one line, as watch's are
+			Error    string `json:"error"`
+			ExitCode int    `json:"exitCode"`
+		}{message, code})
+		return code
+	}
+	fmt.Fprintf(a.errOut, "mana-session: %s\n", clean(message))
+	if hint := hints[code]; hint != "" {
+		fmt.Fprintf(a.errOut, "%s\n", hint)
+	}
+	return code
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+)
+
+// printJSON prints one document, indented.
+func (a *app) printJSON(v any) error {
+	enc := json.NewEncoder(a.out)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// print prints a value: as JSON if that is wanted, or else as text does.
+func (a *app) print(v any, text func()) error {
+	if a.json {
+		return a.printJSON(v)
+	}
+	text()
+	return nil
+}
+
+func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.out, format, args...) }
+
+// table aligns the columns of what rows prints, which tabs separate.
+func (a *app) table(rows func(row func(columns ...string))) {
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	rows(func(columns ...string) { fmt.Fprintf(w, "%s\n", strings.Join(columns, "\t")) })
+	_ = w.Flush()
+}
+
+// The colours of a terminal.
+const (
+	red    = "31"
+	green  = "32"
+	yellow = "33"
+	dim    = "2"
+)
+
+// colored is a text in a colour, if colours are wanted.
+func (a *app) colored(color, text string) string {
+	if !a.color {
+		return text
+	}
+	return "\x1b[" + color + "m" + text + "\x1b[0m"
+}
+
+// clean is a text from outside as a terminal may be shown it: on one line, without
+// what moves the cursor, hides text or turns its direction.
+func clean(s string) string {
+	if strings.IndexFunc(s, unprintable) < 0 {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if unprintable(r) {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+func unprintable(r rune) bool { return !unicode.IsPrint(r) }
+
+// moment is a time as people read it.
+func moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
+
+// length is a time span as people read it, in its two largest units.
+func length(d time.Duration) string {
+	if d < 0 {
+		return "-" + length(-d)
+	}
+	units := []struct {
+		name string
+		size time.Duration
+	}{{"d", 24 * time.Hour}, {"h", time.Hour}, {"min", time.Minute}, {"s", time.Second}}
+	d = d.Truncate(time.Second)
+	for i, u := range units {
+		if d < u.size {
+			continue
+		}
+		text := fmt.Sprintf("%d %s", d/u.size, u.name)
+		if rest := d % u.size; i+1 < len(units) && rest >= units[i+1].size {
+			text += fmt.Sprintf(" %d %s", rest/units[i+1].size, units[i+1].name)
+		}
+		return text
+	}
+	return "less than 1 s"
+}
+
+// timeOrNull is a time in JSON: null for none.
+func timeOrNull(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC().Truncate(time.Millisecond)
+	return &t
+}
+
+// secondsUntil is what is left until a time in JSON: null for no time.
+func secondsUntil(t time.Time) *int64 {
+	if t.IsZero() {
+		return nil
+	}
+	left := int64(time.Until(t) / time.Second)
+	return &left
+}

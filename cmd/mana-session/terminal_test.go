@@ -1,0 +1,80 @@
+package main
+
+import (
+	"io"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/creack/pty"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// onTerminal runs the program on a terminal, at which somebody types. It returns what
+// is on the screen.
+func (w *world) onTerminal(typed string, args ...string) (screen string, code int) {
+	w.Helper()
+	program := w.program(args...)
+	program.Env = append(program.Env, "TERM=xterm")
+	terminal, err := pty.StartWithSize(program, &pty.Winsize{Rows: 40, Cols: 120})
+	require.NoError(w, err)
+	defer terminal.Close()
+	_, err = io.WriteString(terminal, typed)
+	require.NoError(w, err)
+	text, _ := io.ReadAll(terminal) // which ends with an error of the terminal's
+	err = program.Wait()
+	if err != nil {
+		require.IsType(w, &exec.ExitError{}, err)
+	}
+	w.noSecrets(string(text))
+	return string(text), program.ProcessState.ExitCode()
+}
+
+func TestATerminalGetsColoursUnlessTheyAreNotWanted(t *testing.T) {
+	w := newWorld(t)
+	w.login(w.bot())
+	screen, code := w.onTerminal("", "why", alice)
+	assert.Equal(t, exitOK, code)
+	assert.Contains(t, screen, "\x1b[32m"+alice)
+	screen, _ = w.onTerminal("", "why", alice, "--json")
+	assert.NotContains(t, screen, "\x1b[")
+	assert.NotContains(t, w.run("why", alice).out, "\x1b[", "a pipe gets none")
+	t.Setenv("NO_COLOR", "1")
+	for _, args := range [][]string{{"why", alice}, {"show", alice}, {"status"}, {"doctor"}, {"users"}} {
+		screen, code = w.onTerminal("", args...)
+		assert.Equal(t, exitOK, code)
+		assert.NotContains(t, screen, "\x1b[", args)
+	}
+}
+
+func TestLogoutAsksOnATerminal(t *testing.T) {
+	w := newWorld(t)
+	w.login(w.bot())
+	for _, no := range []string{"n\n", "\n", "what?\n", "\x04"} {
+		screen, code := w.onTerminal(no, "logout", alice, "--unlink")
+		assert.Equal(t, exitFailed, code)
+		assert.Contains(t, screen, "Log out "+alice+", and remove their links? [y/N]")
+		assert.Contains(t, screen, "nothing was done")
+	}
+	require.Equal(t, exitOK, w.run("show", alice).code)
+	screen, code := w.onTerminal("y\n", "logout", alice)
+	assert.Equal(t, exitOK, code)
+	assert.Contains(t, screen, "logged out")
+	require.Equal(t, exitNothing, w.run("show", alice).code)
+
+	w.login(w.bot())
+	screen, code = w.onTerminal("", "logout", alice, "--yes")
+	assert.Equal(t, exitOK, code)
+	assert.NotContains(t, screen, "[y/N]")
+}
+
+func TestAMigrationShowsItsProgressOnATerminal(t *testing.T) {
+	w := newWorld(t)
+	w.seed(600)
+	t.Setenv("SESSION_ENCRYPTION_KEYS", newKey)
+	screen, code := w.onTerminal("", "migrate", "encrypt", "--write", "--rate", "600")
+	assert.Equal(t, exitOK, code)
+	assert.Regexp(t, `encrypt +\d+% .*\(\d+/600, \d+ records/s\) \[\d+s:\d+s\]`, strings.ReplaceAll(screen, "\r", "\n"), "rate and time left")
+	assert.Regexp(t, `changed +600`, screen)
+}
