@@ -62,7 +62,7 @@ func scale(args []string) error {
 }
 
 func numbers(list string) (ns []int, err error) {
-	for _, text := range strings.Split(list, ",") {
+	for text := range strings.SplitSeq(list, ",") {
 		n, err := strconv.Atoi(text)
 		if err != nil {
 			return nil, err

@@ -64,7 +64,7 @@ func work() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer store.Close()
+	defer func() { _ = store.Close() }()
 	svc, err := session.New(session.WithAuthURL(c.AuthURL), session.WithServiceKey(sessiontest.DefaultServiceKey),
 		session.WithStore(store), session.WithRefreshAhead(c.Ahead))
 	if err != nil {

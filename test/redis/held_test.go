@@ -19,12 +19,11 @@ func holder(t *testing.T, server *redistest.Server) *world.World {
 	return world.New(t, world.NewRedisStore(t, world.NewClient(t, server.Addr), session.WithHeldKeysTracked()))
 }
 
-// put writes a record as other software does, and returns its token.
-func put(t *testing.T, w *world.World, server *redistest.Server, id string) string {
+// put writes a record as other software does.
+func put(t *testing.T, w *world.World, server *redistest.Server, id string) {
 	t.Helper()
 	token := w.Auth.MintToken(world.Email, time.Now().Add(time.Hour+time.Duration(len(w.Log.String()))*time.Second))
 	server.MustDo("SETEX", "bot:session:"+id, "1000", world.TsRecord(token, world.Email, "{}"))
-	return token
 }
 
 func TestHeldSessionsAreServedFromMemoryUntilTheyChange(t *testing.T) {
