@@ -198,7 +198,7 @@ func per(d time.Duration, n int) float64 { return float64(d.Microseconds()) / fl
 
 func (b *bench) redisMemory() int {
 	for line := range strings.Lines(b.redis.MustDo("INFO", "memory")) {
-		if text, ok := strings.CutPrefix(line, "used_memory_dataset:"); ok {
+		if text, ok := strings.CutPrefix(line, "used_memory:"); ok {
 			n, _ := strconv.Atoi(strings.TrimSpace(text))
 			return n
 		}
