@@ -74,7 +74,7 @@ func credentialsIn(args string) (email, password string, ok bool) {
 	if at < 0 || strings.ContainsFunc(args, func(r rune) bool { return r == '\n' || r == '\r' || r == '\u2028' || r == '\u2029' }) {
 		return "", "", false
 	}
-	email, password = args[:at], strings.TrimSpace(args[at:])
+	email, password = visible(args[:at]), strings.TrimSpace(args[at:])
 	return email, password, strings.Contains(email, "@") && password != ""
 }
 
@@ -84,8 +84,13 @@ func (a *accounts) codeIn(args string) (code string, ok bool) {
 	if a.web == nil {
 		return "", false
 	}
-	code = strings.Join(strings.Fields(args), "")
-	digits := strings.ReplaceAll(code, "-", "")
+	code = visible(strings.Join(strings.Fields(args), ""))
+	digits := strings.Map(func(r rune) rune {
+		if unicode.Is(unicode.Pd, r) { // keyboards make dashes of hyphens
+			return -1
+		}
+		return r
+	}, code)
 	plain := !strings.ContainsFunc(digits, func(r rune) bool {
 		return !('0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z')
 	})
@@ -113,8 +118,8 @@ func (a *accounts) link(ctx context.Context, m message) {
 }
 
 func (a *accounts) code(ctx context.Context, m message) {
-	code := strings.Join(strings.Fields(m.args), "")
-	if code == "" || len(code) > 64 {
+	code := visible(strings.Join(strings.Fields(m.args), ""))
+	if code == "" {
 		a.sentence(ctx, m, func(l Language) string { return l.CodeUsage })
 		return
 	}
@@ -184,14 +189,26 @@ func (a *accounts) takesNone(ctx context.Context, m message, command string) boo
 
 // unknown keeps silent where the command may be another bot's.
 func (a *accounts) unknown(ctx context.Context, m message) {
-	if alone, err := a.alone(ctx, m); err == nil && alone {
+	if !a.othersMay(ctx, m) {
 		a.sentence(ctx, m, func(l Language) string { return l.UnknownCommand })
 	}
 }
 
+// othersMay reports whether the command may be another bot's.
+func (a *accounts) othersMay(ctx context.Context, m message) bool {
+	if !m.unknown {
+		return false
+	}
+	alone, err := a.alone(ctx, m)
+	return err != nil || !alone
+}
+
 // tooMany refuses a command because too many of the user's are waiting.
-func (a *accounts) tooMany(ctx context.Context, m message, isLogin bool) {
-	if isLogin {
+func (a *accounts) tooMany(ctx context.Context, m message) {
+	if a.othersMay(ctx, m) {
+		return
+	}
+	if m.login {
 		_ = a.deletePassword(ctx, m) // or it stands there like any that nobody answered
 	}
 	a.sentence(ctx, m, func(l Language) string { return l.TooMany })
@@ -199,12 +216,15 @@ func (a *accounts) tooMany(ctx context.Context, m message, isLogin bool) {
 
 // tooOld answers a command from a time when the bot was away. Who wrote when the
 // bot was not in the room yet did not mean it.
-func (a *accounts) tooOld(ctx context.Context, m message, isLogin bool) {
+func (a *accounts) tooOld(ctx context.Context, m message) {
 	me, err := a.client.FullStateEvent(persistent(ctx), m.RoomID, event.StateMember, a.client.UserID.String())
 	if err != nil || time.UnixMilli(me.Timestamp).After(time.UnixMilli(m.Timestamp)) {
 		return
 	}
-	if isLogin {
+	if a.othersMay(ctx, m) {
+		return
+	}
+	if m.login {
 		_ = a.deletePassword(ctx, m) // as in tooMany
 	}
 	a.sentence(ctx, m, func(l Language) string { return l.TooOld })
@@ -246,12 +266,24 @@ func (a *accounts) alone(ctx context.Context, m message) (bool, error) {
 	return true, nil
 }
 
-// oneLine keeps what comes from elsewhere on the line where it is shown.
+// visible drops the characters that nobody sees, which come along when a text is
+// copied.
+func visible(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.Is(unicode.Cf, r) {
+			return -1
+		}
+		return r
+	}, s)
+}
+
+// oneLine keeps what comes from elsewhere on the line where it is shown, and in the
+// order of its letters.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' {
 			return ' '
 		}
 		return r
-	}, s)
+	}, visible(s))
 }

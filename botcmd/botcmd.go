@@ -50,8 +50,8 @@
 // passing failure, are repeated until that deadline. A command from more than ten
 // minutes ago is not carried out, but answered with the request to send it again;
 // mautrix's DontProcessOldEvents must not be used beside this package, because it
-// loses what is sent right after an invitation. What was sent before the bot was in
-// the room, or before it had ever run, gets no answer.
+// loses what is sent right after an invitation. A command that old from before the bot
+// was in the room gets no answer, and neither does what was sent before it ever ran.
 //
 // mautrix saves its place in the conversation before it hands messages over, so a
 // bot that is killed can lose those at hand, but does not carry them out twice.
@@ -68,14 +68,13 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/commands"
 	"maunium.net/go/mautrix/event"
+	"maunium.net/go/mautrix/id"
 
 	"github.com/mana/session"
 )
@@ -89,7 +88,7 @@ type WebLogin interface {
 	// Link returns a URL that the user opens in a browser, for one login.
 	Link(ctx context.Context, userID, roomID string) (url string, err error)
 	// Complete makes the session of the login whose page showed the code. The
-	// code is as the user typed it, without white space. It returns
+	// code is as the user typed it, without what cannot be seen. It returns
 	// session.ErrInvalidCredentials for a wrong code, and session.ErrLoginExpired
 	// if the user has no login open in that room.
 	Complete(ctx context.Context, userID, roomID, code string) (*session.Session, error)
@@ -104,6 +103,7 @@ type Commands[M any] struct {
 	queue    *queue
 	carriers carriers
 	login    *commands.Handler[M]
+	own      map[*commands.Handler[M]]func(context.Context, message)
 	started  time.Time
 }
 
@@ -113,8 +113,8 @@ type Commands[M any] struct {
 // returns an error for options that make no sense.
 //
 // The processor's PreValidator says what commands begin with; it must be set
-// before the first message, and LogArgs may be on: the arguments of !login never
-// reach it.
+// before the first message, and LogArgs may be on: the arguments of these commands
+// and of unknown ones, which may be a misspelt !login, never reach it.
 func New[M any](proc *commands.Processor[M], svc *session.Service, opts ...Option) (*Commands[M], error) {
 	if proc == nil || proc.Client == nil || svc == nil {
 		return nil, errors.New("botcmd: New needs a processor with a client, and a service")
@@ -127,6 +127,7 @@ func New[M any](proc *commands.Processor[M], svc *session.Service, opts ...Optio
 		proc:     proc,
 		accounts: &accounts{client: proc.Client, svc: svc, config: conf},
 		queue:    newQueue(conf.timeout, conf.concurrency),
+		own:      make(map[*commands.Handler[M]]func(context.Context, message)),
 		started:  time.Now(),
 	}
 	c.login = c.handler("login", c.accounts.login)
@@ -151,9 +152,11 @@ func New[M any](proc *commands.Processor[M], svc *session.Service, opts ...Optio
 	return c, nil
 }
 
-// handler is what the processor calls.
+// handler is what the processor knows of a command of ours.
 func (c *Commands[M]) handler(name string, run func(context.Context, message)) *commands.Handler[M] {
-	return &commands.Handler[M]{Name: name, Func: func(ev *commands.Event[M]) { run(ev.Ctx, messageOf(ev)) }}
+	h := &commands.Handler[M]{Name: name, Func: func(ev *commands.Event[M]) { run(ev.Ctx, messageOf(ev)) }}
+	c.own[h] = run
+	return h
 }
 
 // Run lets the bot follow invitations and answer messages until ctx ends, and
@@ -180,8 +183,11 @@ func (c *Commands[M]) Run(ctx context.Context) error {
 // once. It is for bots that do not use Run: register it for event.EventMessage.
 // ctx needs to be the one that mautrix passes; its end is not the command's.
 func (c *Commands[M]) Handle(ctx context.Context, evt *event.Event) {
-	content, ok := evt.Content.Parsed.(*event.MessageEventContent)
-	if !ok || evt.Sender == c.proc.Client.UserID || content.MsgType == event.MsgNotice {
+	if evt.Sender == c.proc.Client.UserID {
+		return
+	}
+	evt, content, ok := bareMessage(evt)
+	if !ok {
 		return
 	}
 	t, ok := c.task(ctx, evt, content)
@@ -227,13 +233,12 @@ func (c *Commands[M]) follow(ctx context.Context, evt *event.Event) {
 // task is what is to be done about a message, if anything.
 func (c *Commands[M]) task(ctx context.Context, evt *event.Event, content *event.MessageEventContent) (task, bool) {
 	if edited := content.RelatesTo.GetReplaceID(); edited != "" {
-		m, isLogin := c.loginIn(ctx, evt, editedText(content))
-		if !(isLogin && m.args != "") && !c.carriers.has(edited, evt.Sender) {
-			return task{}, false
-		}
-		del := func(ctx context.Context) { c.accounts.deleteEdit(ctx, m, edited) }
-		return task{do: del, refuse: del}, true
+		return c.editTask(ctx, evt, content, edited)
 	}
+	if content.MsgType == event.MsgNotice {
+		return task{}, false
+	}
+	run := c.accounts.login // past the processor, which may log arguments
 	m, isLogin := c.loginIn(ctx, evt, content.Body)
 	if !isLogin {
 		parsed := c.proc.ParseEvent(ctx, evt)
@@ -241,11 +246,18 @@ func (c *Commands[M]) task(ctx context.Context, evt *event.Event, content *event
 			return task{}, false
 		}
 		m = messageOf(parsed)
-		if handler := c.proc.GetHandler(parsed.Command); handler == c.login { // by its markup alone
-			isLogin = true
+		handler := c.proc.GetHandler(parsed.Command)
+		if handler == nil {
+			return task{}, false
+		}
+		m.login = handler == c.login // by its markup alone
+		m.unknown = handler.Name == commands.UnknownCommandName
+		var own bool
+		if run, own = c.own[handler]; !own {
+			run = func(ctx context.Context, _ message) { c.proc.Process(persistent(ctx), evt) }
 		}
 	}
-	if isLogin && m.args != "" {
+	if m.login && m.args != "" {
 		c.carriers.add(evt.ID, evt.Sender)
 	}
 	since, synced := ctx.Value(mautrix.SyncTokenContextKey).(string)
@@ -255,37 +267,41 @@ func (c *Commands[M]) task(ctx context.Context, evt *event.Event, content *event
 	case first && sent.Before(c.started):
 		return task{}, false
 	case time.Since(sent) > maxAge:
-		old := func(ctx context.Context) { c.accounts.tooOld(ctx, m, isLogin) }
-		return task{do: old}, true
+		return task{do: func(ctx context.Context) { c.accounts.tooOld(ctx, m) }}, true
 	}
-	t := task{
-		do:     func(ctx context.Context) { c.proc.Process(persistent(ctx), evt) },
-		refuse: func(ctx context.Context) { c.accounts.tooMany(ctx, m, isLogin) },
+	return task{
+		do:     func(ctx context.Context) { run(ctx, m) },
+		refuse: func(ctx context.Context) { c.accounts.tooMany(ctx, m) },
+	}, true
+}
+
+// editTask is what is to be done about an edit: it goes if it may hold a password.
+func (c *Commands[M]) editTask(ctx context.Context, evt *event.Event, content *event.MessageEventContent, edited id.EventID) (task, bool) {
+	m := message{Event: evt, prefix: "!"}
+	for _, text := range editedTexts(ctx, content) {
+		if login, ok := c.loginIn(ctx, evt, text); ok && m.args == "" {
+			m = login
+		}
 	}
-	if isLogin { // past the processor, which may log arguments
-		t.do = func(ctx context.Context) { c.accounts.login(ctx, m) }
+	if m.args == "" && !c.carriers.has(edited, evt.Sender) {
+		return task{}, false
 	}
-	return t, true
+	c.carriers.add(evt.ID, evt.Sender) // it may be edited in its turn
+	del := func(ctx context.Context) { c.accounts.deleteEdit(ctx, m, edited) }
+	return task{do: del, refuse: del}, true
 }
 
 // loginIn reports whether a text is a !login, with whatever arguments. The message
 // that it returns is good for an answer in any case.
 func (c *Commands[M]) loginIn(ctx context.Context, evt *event.Event, text string) (message, bool) {
-	text = strings.TrimLeftFunc(text, unicode.IsSpace)
-	ev := commands.RawTextToEvent[M](ctx, evt, text)
+	ev := commands.RawTextToEvent[M](ctx, evt, trimStart(text))
 	ev.Proc, ev.Meta = c.proc, c.proc.Meta
 	if !c.proc.PreValidator.Validate(ev) || c.proc.GetHandler(ev.Command) != c.login {
 		return message{Event: evt, prefix: "!"}, false
 	}
-	return messageOf(ev), true
-}
-
-// editedText is what an edit puts in the place of a message.
-func editedText(content *event.MessageEventContent) string {
-	if content.NewContent != nil && content.NewContent.Body != "" {
-		return content.NewContent.Body
-	}
-	return strings.TrimPrefix(content.Body, "* ")
+	m := messageOf(ev)
+	m.login = true
+	return m, true
 }
 
 // guarded keeps a panic in what runs in our goroutines from ending the bot.

@@ -30,12 +30,26 @@ func (a *accounts) deletePassword(ctx context.Context, m message) error {
 	return nil
 }
 
-// edits are those of a message that the homeserver knows. Later ones come by sync.
+// edits are those of a message that the homeserver knows, and the edits of these,
+// which some clients make. Later ones come by sync.
 func (a *accounts) edits(ctx context.Context, m message) ([]id.EventID, error) {
+	all := []id.EventID{m.ID}
+	for i := 0; i < len(all); i++ {
+		edits, err := a.editsOf(ctx, m, all[i])
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, edits...)
+	}
+	return all[1:], nil
+}
+
+// editsOf are the edits by the sender of m, one of whose events edited is.
+func (a *accounts) editsOf(ctx context.Context, m message, edited id.EventID) ([]id.EventID, error) {
 	req := &mautrix.ReqGetRelations{RelationType: event.RelReplace, Limit: 100}
 	var edits []id.EventID
 	for {
-		page, err := a.client.GetRelations(ctx, m.RoomID, m.ID, req)
+		page, err := a.client.GetRelations(ctx, m.RoomID, edited, req)
 		switch {
 		case errors.Is(err, mautrix.MUnrecognized): // an old homeserver
 			return nil, nil

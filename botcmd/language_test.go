@@ -4,9 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,6 +24,7 @@ import (
 
 func TestEveryErrorHasASentenceInEachLanguage(t *testing.T) {
 	limited := errors.Join(session.ErrRateLimited, &session.AuthError{RetryAfter: 30 * time.Second})
+	missing := sentinels(t)
 	for _, c := range []struct {
 		err    error
 		en, de string // parts of the sentences
@@ -41,10 +48,47 @@ func TestEveryErrorHasASentenceInEachLanguage(t *testing.T) {
 		err := fmt.Errorf("a bot: %w", c.err)
 		require.Contains(t, english.Reply(err), c.en)
 		require.Contains(t, german.Reply(err), c.de)
+		delete(missing, c.err.Error())
 	}
+	require.Empty(t, missing, "errors of package session that have no sentence")
 	require.Empty(t, english.Reply(nil))
 	timeout := errors.Join(session.ErrAuthUnavailable, context.DeadlineExceeded)
 	require.Contains(t, english.Reply(timeout), "login server", "who took too long matters more")
+}
+
+// sentinels are the texts and names of the errors that package session exports, but
+// for those that pass between it and its stores.
+func sentinels(t *testing.T) map[string]string {
+	t.Helper()
+	found := make(map[string]string)
+	paths, err := filepath.Glob("../*.go")
+	require.NoError(t, err)
+	for _, path := range paths {
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		require.NoError(t, err)
+		if file.Name.Name != "session" {
+			continue
+		}
+		for _, decl := range file.Decls {
+			vars, ok := decl.(*ast.GenDecl)
+			if !ok || vars.Tok != token.VAR {
+				continue
+			}
+			for _, spec := range vars.Specs {
+				one := spec.(*ast.ValueSpec)
+				name := one.Names[0].Name
+				if !strings.HasPrefix(name, "Err") || name == "ErrNotFound" || name == "ErrConflict" {
+					continue
+				}
+				text, err := strconv.Unquote(one.Values[0].(*ast.CallExpr).Args[0].(*ast.BasicLit).Value)
+				require.NoError(t, err)
+				found[text] = name
+			}
+		}
+	}
+	require.Contains(t, found, session.ErrNotLoggedIn.Error())
+	require.Contains(t, found, session.ErrLoginExpired.Error())
+	return found
 }
 
 func TestWaitIsRoundedUp(t *testing.T) {

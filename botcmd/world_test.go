@@ -90,7 +90,7 @@ func (w *world) start() *world {
 
 // startAfresh lets the bot run that has no memory of an earlier time.
 func (w *world) startAfresh() *world {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(w.proc.Client.Log.WithContext(context.Background()))
 	ended := make(chan error, 1)
 	go func() { ended <- w.cmds.Run(ctx) }()
 	w.stop = sync.OnceValue(func() error {
