@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/mana/session"
 )
@@ -58,7 +59,12 @@ func normalize(code string) string {
 	if len(code) > 64 {
 		return ""
 	}
-	return strings.ToUpper(strings.NewReplacer(" ", "", "-", "", "\u00a0", "", "\u2011", "", "\u2013", "").Replace(code))
+	return strings.ToUpper(strings.Map(func(r rune) rune {
+		if unicode.IsSpace(r) || unicode.In(r, unicode.Pd, unicode.Cf) { // Cf: what cannot be seen
+			return -1
+		}
+		return r
+	}, code))
 }
 
 // An address is what a link carries: where the user's record is, and a secret.

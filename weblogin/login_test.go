@@ -37,9 +37,12 @@ func TestLoginTakesEffectWhenTheUserSendsTheCode(t *testing.T) {
 
 func TestCodeIsTakenAsPeopleTypeIt(t *testing.T) {
 	for name, typed := range map[string]func(string) string{
-		"in lower case": strings.ToLower,
-		"in two groups": func(code string) string { return code[:4] + "-" + code[4:] },
-		"with spaces":   func(code string) string { return " " + strings.Join(strings.Split(code, ""), " ") + " " },
+		"in lower case":          strings.ToLower,
+		"in two groups":          func(code string) string { return code[:4] + "-" + code[4:] },
+		"with a dash":            func(code string) string { return code[:4] + "\u2014" + code[4:] },
+		"between marks":          func(code string) string { return "\u2068" + code + "\u2069\u200b" },
+		"with a line at its end": func(code string) string { return code + "\r\n" },
+		"with spaces":            func(code string) string { return " " + strings.Join(strings.Split(code, ""), " ") + " " },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)
