@@ -3,7 +3,8 @@
 //	conn, err := grpc.NewClient("dns:///todo.example.com",
 //		grpc.WithTransportCredentials(credentials.NewTLS(nil)),
 //		grpc.WithPerRPCCredentials(sessiongrpc.Credentials(svc)),
-//		grpc.WithUnaryInterceptor(sessiongrpc.UnaryClientInterceptor(svc)))
+//		grpc.WithUnaryInterceptor(sessiongrpc.UnaryClientInterceptor(svc)),
+//		grpc.WithStreamInterceptor(sessiongrpc.StreamClientInterceptor(svc)))
 //	…
 //	ctx = session.WithUser(ctx, "@alice:matrix.example")
 //	lists, err := todo.NewTodoClient(conn).Lists(ctx, &todo.ListsRequest{})
@@ -40,7 +41,7 @@ import (
 //	anything else                                           Internal
 //
 // A stream gets its token when it begins and keeps it. When a server ends it with
-// Unauthenticated, replace the token with session.Service.Refresh and open another.
+// Unauthenticated later on, open another.
 func Credentials(svc *session.Service) credentials.PerRPCCredentials { return perRPC{svc} }
 
 type perRPC struct{ svc *session.Service }
@@ -80,19 +81,33 @@ func UnaryClientInterceptor(svc *session.Service) grpc.UnaryClientInterceptor {
 		sent := new(atomic.Value)
 		watched := context.WithValue(ctx, sentKey{}, sent)
 		err := invoke(watched, method, req, reply, cc, opts...)
-		token, ok := sent.Load().(string)
-		if status.Code(err) != codes.Unauthenticated || !ok || errors.Is(err, session.ErrNotLoggedIn) {
+		if status.Code(err) != codes.Unauthenticated {
 			return err
 		}
-		renewed, refreshErr := svc.Refresh(ctx, session.UserFrom(ctx), token)
-		switch {
-		case errors.Is(refreshErr, session.ErrNotLoggedIn), refreshErr != nil && ctx.Err() != nil:
-			return withStatus(refreshErr)
-		case refreshErr != nil, renewed == token:
-			return err // the server's answer says more than ours
+		again, err := renew(ctx, svc, sent, err)
+		if !again {
+			return err
 		}
 		return invoke(watched, method, req, reply, cc, opts...)
 	}
+}
+
+// renew replaces the token that a server has refused, if it was one of ours. It
+// reports whether there is another to try, and returns what to tell the caller if
+// they do not.
+func renew(ctx context.Context, svc *session.Service, sent *atomic.Value, refusal error) (again bool, err error) {
+	token, ok := sent.Load().(string)
+	if !ok || errors.Is(refusal, session.ErrNotLoggedIn) {
+		return false, refusal
+	}
+	renewed, err := svc.Refresh(ctx, session.UserFrom(ctx), token)
+	switch {
+	case errors.Is(err, session.ErrNotLoggedIn), err != nil && ctx.Err() != nil:
+		return false, withStatus(err)
+	case err != nil, renewed == token:
+		return false, refusal // the server's answer says more than ours
+	}
+	return true, refusal
 }
 
 // statusError is an error of the session package that gRPC sees a status in.

@@ -40,18 +40,23 @@ type backend struct {
 }
 
 func (b *backend) Check(ctx context.Context, _ *grpc_health_v1.HealthCheckRequest) (*grpc_health_v1.HealthCheckResponse, error) {
+	if err := b.admit(ctx); err != nil {
+		return nil, err
+	}
+	return &grpc_health_v1.HealthCheckResponse{Status: grpc_health_v1.HealthCheckResponse_SERVING}, nil
+}
+
+// admit decides about a call by its token.
+func (b *backend) admit(ctx context.Context) error {
 	in, _ := metadata.FromIncomingContext(ctx)
 	got := in.Get("authorization")
 	b.mu.Lock()
 	b.tokens = append(b.tokens, got...)
 	b.mu.Unlock()
 	if len(got) != 1 {
-		return nil, status.Errorf(codes.InvalidArgument, "%d tokens", len(got))
+		return status.Errorf(codes.InvalidArgument, "%d tokens", len(got))
 	}
-	if err := b.accept(got[0]); err != nil {
-		return nil, err
-	}
-	return &grpc_health_v1.HealthCheckResponse{Status: grpc_health_v1.HealthCheckResponse_SERVING}, nil
+	return b.accept(got[0])
 }
 
 func (b *backend) calls() int {
@@ -64,6 +69,7 @@ type fixture struct {
 	auth *sessiontest.AuthServer
 	svc  *session.Service
 	*backend
+	conn   *grpc.ClientConn
 	client grpc_health_v1.HealthClient
 	plain  string // the address of the same service without TLS
 }
@@ -96,10 +102,11 @@ func newFixture(t *testing.T, accept func(string) error, opts ...session.Option)
 	conn, err := grpc.NewClient(address,
 		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: "example.com"})),
 		grpc.WithPerRPCCredentials(sessiongrpc.Credentials(svc)),
-		grpc.WithUnaryInterceptor(sessiongrpc.UnaryClientInterceptor(svc)))
+		grpc.WithUnaryInterceptor(sessiongrpc.UnaryClientInterceptor(svc)),
+		grpc.WithStreamInterceptor(sessiongrpc.StreamClientInterceptor(svc)))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, conn.Close()) })
-	f.client = grpc_health_v1.NewHealthClient(conn)
+	f.conn, f.client = conn, grpc_health_v1.NewHealthClient(conn)
 	return f
 }
 
@@ -107,7 +114,7 @@ func (f *fixture) serve(t *testing.T, creds credentials.TransportCredentials) (a
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	server := grpc.NewServer(grpc.Creds(creds))
+	server := grpc.NewServer(grpc.Creds(creds), grpc.UnknownServiceHandler(f.talk))
 	grpc_health_v1.RegisterHealthServer(server, f.backend)
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
@@ -268,7 +275,8 @@ func ExampleCredentials() {
 	conn, err := grpc.NewClient("dns:///todo.example.com",
 		grpc.WithTransportCredentials(credentials.NewTLS(nil)),
 		grpc.WithPerRPCCredentials(sessiongrpc.Credentials(svc)),
-		grpc.WithUnaryInterceptor(sessiongrpc.UnaryClientInterceptor(svc)))
+		grpc.WithUnaryInterceptor(sessiongrpc.UnaryClientInterceptor(svc)),
+		grpc.WithStreamInterceptor(sessiongrpc.StreamClientInterceptor(svc)))
 	if err != nil {
 		panic(err)
 	}
