@@ -1,3 +1,5 @@
+//go:build goolm
+
 package main
 
 import (
@@ -5,6 +7,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/event"
+	"maunium.net/go/mautrix/id"
 
 	"github.com/mana/session/sessiontest"
 )
@@ -90,6 +94,41 @@ func TestEditFromBeforeTheBotCameIsGoneToo(t *testing.T) {
 		require.Empty(t, alice.stored(message).Content.Raw)
 		require.Empty(t, alice.stored(edit).Content.Raw)
 		require.Equal(t, 1, p.auth.Calls(sessiontest.Login))
+	})
+}
+
+func TestEditOfAnEditIsGoneToo(t *testing.T) {
+	eachKind(t, func(t *testing.T, encrypted bool) {
+		p := newPlace(t)
+		stop := p.start()
+		alice := p.visitor(encrypted, mayDelete)
+		stop()
+		message := alice.says("!login " + email + " " + password)
+		edit := alice.edits(message, "log in "+email+" "+password)
+		again := alice.edits(edit, email+" "+password)
+		p.start()
+		require.Contains(t, alice.hears(message), "You are logged in")
+		for _, gone := range []id.EventID{message, edit, again} {
+			require.Empty(t, alice.stored(gone).Content.Raw)
+		}
+	})
+}
+
+func TestLoginInAReplyIsALogin(t *testing.T) {
+	eachKind(t, func(t *testing.T, encrypted bool) {
+		p := newPlace(t)
+		p.start()
+		alice := p.visitor(encrypted, mayDelete)
+		before := alice.says("!list")
+		require.Contains(t, alice.hears(before), "Please log in")
+		content := &event.MessageEventContent{
+			MsgType: event.MsgText, Body: "> <" + p.bot.String() + "> Please log in first: !login\n\n!login " + email + " " + password,
+			RelatesTo: new(event.RelatesTo).SetReplyTo(before),
+		}
+		sent, err := alice.client.SendMessageEvent(p.ctx, alice.room, event.EventMessage, content)
+		require.NoError(t, err)
+		require.Contains(t, alice.hears(sent.EventID), "You are logged in")
+		require.Empty(t, alice.stored(sent.EventID).Content.Raw)
 	})
 }
 
