@@ -16,7 +16,7 @@ func Example() {
 	defer auth.Close()
 	auth.AddUser("alice@example.com", "secret")
 
-	svc, err := session.New(session.WithAuthURL(auth.URL), session.WithHTTPClient(auth.Client()))
+	svc, err := session.New(auth.Options()...)
 	if err != nil {
 		panic(err)
 	}

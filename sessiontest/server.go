@@ -12,7 +12,7 @@
 // Without one, which also works inside testing/synctest:
 //
 //	auth := sessiontest.New()
-//	svc, err := session.New(session.WithAuthURL(auth.URL), session.WithHTTPClient(auth.Client()))
+//	svc, err := session.New(auth.Options()...)
 //
 // # Faults
 //

@@ -10,6 +10,11 @@
 //
 // asks for the password on standard input, and leaves out what would need the
 // auth server to misbehave.
+//
+//	go run github.com/mana/session/examples/quickstart -serve localhost:3001
+//
+// is an auth server to try a bot of your own with, until it is interrupted. It has
+// the account alice@example.com with the password "password".
 package main
 
 import (
@@ -22,7 +27,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
+	"os/signal"
 	"strings"
 	"time"
 
@@ -39,11 +47,39 @@ func main() {
 	flag.StringVar(&d.redisAddr, "redis", "", "Redis address; default: memory")
 	flag.StringVar(&d.user, "user", "@alice:matrix.example", "Matrix user ID")
 	flag.StringVar(&d.email, "email", "alice@example.com", "email to log in with")
+	address := flag.String("serve", "", "be an auth server at this address instead, to try a bot with")
 	flag.Parse()
-	if err := d.run(context.Background()); err != nil {
+	run := d.run
+	if *address != "" {
+		run = func(ctx context.Context) error {
+			listener, err := new(net.ListenConfig).Listen(ctx, "tcp", *address)
+			if err != nil {
+				return err
+			}
+			return serve(ctx, listener, d.email)
+		}
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "quickstart:", err)
 		os.Exit(1)
 	}
+}
+
+// serve is an auth server with one account until ctx ends.
+func serve(ctx context.Context, listener net.Listener, email string) error {
+	const password = "password"
+	auth := sessiontest.New()
+	defer auth.Close()
+	auth.AddUser(email, password)
+	server := &http.Server{Handler: auth, ReadHeaderTimeout: 10 * time.Second}
+	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
+	fmt.Printf("An auth server for tries listens on http://%s. It knows %s with the password %q.\n", listener.Addr(), email, password)
+	if err := server.Serve(listener); ctx.Err() == nil {
+		return err
+	}
+	return nil
 }
 
 type demo struct {
