@@ -50,6 +50,7 @@ func parseHost(entry string) ([]origin, error) {
 	if !explicit {
 		scheme, host = "https", entry
 	}
+	scheme = asciiLower(scheme)
 	u, err := url.Parse("//" + host)
 	bare := strings.Count(host, ":") > 1 && !strings.HasPrefix(host, "[") // an IPv6 address needs brackets
 	if err != nil || bare || u.Hostname() == "" || u.Host != host || scheme != "http" && scheme != "https" || u.Port() != "" && !isPort(u.Port()) {
