@@ -239,12 +239,32 @@ func TestBotThatIsKickedOutAnswersElsewhere(t *testing.T) {
 	require.Contains(t, alice.asks("!list"), "Please log in")
 }
 
+func TestWhoIsKickedBeforeTheAnswerCostsNobodyElseTheirs(t *testing.T) {
+	p := newPlace(t)
+	p.start()
+	alice := p.person()
+	bob := p.visitor(false, mayDelete, alice.client.UserID)
+	_, err := alice.client.JoinRoomByID(p.ctx, bob.room)
+	require.NoError(t, err)
+	alice.room = bob.room
+	require.NoError(t, bob.joined(p.ctx, bob.room, alice.client.UserID))
+	alice.says("!login " + email + " " + password)
+	_, err = bob.client.KickUser(p.ctx, bob.room, &mautrix.ReqKickUser{UserID: alice.client.UserID})
+	require.NoError(t, err)
+	require.Contains(t, bob.asks("!list"), "Please log in")
+	alice.invite(false, mayDelete)
+	require.Contains(t, alice.asks("!list"), "Please log in", "bob could read the password")
+	alice.logsIn()
+}
+
 func TestWhoCallsThemselvesLikeTheBotIsStillAThird(t *testing.T) {
 	p := newPlace(t)
 	p.start()
 	impostor := p.person()
 	require.NoError(t, impostor.client.SetDisplayName(p.ctx, p.bot.String()))
 	alice := p.visitor(false, mayDelete, impostor.client.UserID)
+	_, err := alice.client.SendStateEvent(p.ctx, alice.room, event.StateRoomName, "", &event.RoomNameEventContent{Name: p.bot.String()})
+	require.NoError(t, err)
 	require.Contains(t, alice.asks("!login "+email+" "+password), "Others can read this room")
 	require.Zero(t, p.auth.Calls(sessiontest.Login))
 }
