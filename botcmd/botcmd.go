@@ -164,15 +164,23 @@ func (c *Commands[M]) handler(name string, run func(context.Context, message)) *
 // the reason. If the homeserver cannot be reached at the start, or refuses the
 // access token at any time, it returns the error; a connection that is lost later
 // is made again. The client's Syncer has to be a [mautrix.ExtensibleSyncer], as the
-// default one is.
+// default one is. A client that has an access token and no UserID is given it.
 func (c *Commands[M]) Run(ctx context.Context) error {
-	syncer, ok := c.proc.Client.Syncer.(mautrix.ExtensibleSyncer)
+	client := c.proc.Client
+	syncer, ok := client.Syncer.(mautrix.ExtensibleSyncer)
 	if !ok {
 		return errors.New("botcmd: the client's Syncer has no OnEventType")
 	}
+	if client.UserID == "" {
+		me, err := client.Whoami(ctx)
+		if err != nil {
+			return fmt.Errorf("botcmd: whose access token it is: %w", err)
+		}
+		client.UserID = me.UserID
+	}
 	syncer.OnEventType(event.EventMessage, c.Handle)
 	syncer.OnEventType(event.StateMember, c.follow)
-	err := c.proc.Client.SyncWithContext(ctx)
+	err := client.SyncWithContext(ctx)
 	if ctx.Err() != nil {
 		err = nil
 	}

@@ -57,6 +57,7 @@ func newHomeserver(bot id.UserID) *homeserver {
 		handle func(http.ResponseWriter, *http.Request) any
 	}{
 		"POST " + v3 + "/user/{user}/filter":                           {"filter", h.filter},
+		"GET " + v3 + "/account/whoami":                                {"whoami", h.whoami},
 		"GET " + v3 + "/sync":                                          {"sync", h.sync},
 		"POST " + v3 + "/join/{room}":                                  {"join", h.join},
 		"POST " + v3 + "/rooms/{room}/join":                            {"join", h.join},
@@ -126,6 +127,10 @@ func (h *homeserver) fail(name string, n, status int, body string, header ...str
 
 func (h *homeserver) filter(http.ResponseWriter, *http.Request) any {
 	return map[string]string{"filter_id": "1", "event_id": "$none"}
+}
+
+func (h *homeserver) whoami(http.ResponseWriter, *http.Request) any {
+	return map[string]string{"user_id": h.bot.String(), "device_id": "DEVICE"}
 }
 
 // sync answers when there is something new, or after the time that was asked for.

@@ -47,6 +47,23 @@ func TestRunReportsARefusedToken(t *testing.T) {
 	})
 }
 
+func TestBotThatHasOnlyATokenLearnsItsName(t *testing.T) {
+	inWorld(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.proc.Client.UserID = ""
+		w.startAfresh()
+		time.Sleep(time.Second)
+		require.Equal(t, "You are logged in as "+email+".", w.ask(login), "and does not take itself for a third")
+		require.NoError(t, w.stop())
+		require.Equal(t, bot, w.proc.Client.UserID)
+
+		w = newWorld(t)
+		w.proc.Client.UserID = ""
+		w.fail("whoami", 0, http.StatusUnauthorized, `{"errcode":"M_UNKNOWN_TOKEN"}`)
+		require.ErrorIs(t, w.cmds.Run(t.Context()), mautrix.MUnknownToken)
+	})
+}
+
 func TestWhoIsKickedBeforeTheAnswerCostsNobodyElseTheirs(t *testing.T) {
 	inWorld(t, func(t *testing.T) {
 		w := newWorld(t).start()
