@@ -68,7 +68,9 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix"
@@ -304,11 +306,19 @@ func (c *Commands[M]) editTask(ctx context.Context, evt *event.Event, content *e
 func (c *Commands[M]) loginIn(ctx context.Context, evt *event.Event, text string) (message, bool) {
 	ev := commands.RawTextToEvent[M](ctx, evt, trimStart(text))
 	ev.Proc, ev.Meta = c.proc, c.proc.Meta
-	if !c.proc.PreValidator.Validate(ev) || c.proc.GetHandler(ev.Command) != c.login {
+	ok := c.proc.PreValidator.Validate(ev)
+	spaced := ok && ev.Command == "" && len(ev.Args) > 0
+	if spaced { // keyboards put a space behind an exclamation mark
+		ev.Command = strings.ToLower(ev.ShiftArg())
+	}
+	if !ok || c.proc.GetHandler(ev.Command) != c.login {
 		return message{Event: evt, prefix: "!"}, false
 	}
 	m := messageOf(ev)
 	m.login = true
+	if spaced {
+		m.prefix = strings.TrimRightFunc(m.prefix, unicode.IsSpace)
+	}
 	return m, true
 }
 

@@ -68,6 +68,18 @@ func TestWhatNobodySeesInFrontOfACommandDoesNotHideIt(t *testing.T) {
 	}
 }
 
+// Keyboards put a space behind an exclamation mark.
+func TestSpaceBehindThePrefixDoesNotLeaveAPasswordInTheRoom(t *testing.T) {
+	inWorld(t, func(t *testing.T) {
+		w := newWorld(t).start()
+		sent := w.say("! Login " + email + " " + password)
+		require.Equal(t, "You are logged in as "+email+".", w.said(sent))
+		require.True(t, w.isDeleted(sent))
+		require.Contains(t, w.ask("!  login"), "Please send: !login EMAIL")
+		require.Empty(t, w.said(w.say("login "+email+" "+password)), "without the prefix it is no command")
+	})
+}
+
 func TestEmailThatWasCopiedMayHaveMarks(t *testing.T) {
 	inWorld(t, func(t *testing.T) {
 		w := newWorld(t).start()
