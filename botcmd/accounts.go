@@ -218,7 +218,7 @@ func (a *accounts) tooMany(ctx context.Context, m message) {
 // bot was not in the room yet did not mean it.
 func (a *accounts) tooOld(ctx context.Context, m message) {
 	me, err := a.client.FullStateEvent(persistent(ctx), m.RoomID, event.StateMember, a.client.UserID.String())
-	if err != nil || time.UnixMilli(me.Timestamp).After(time.UnixMilli(m.Timestamp)) {
+	if err != nil || joins(me) && time.UnixMilli(me.Timestamp).After(time.UnixMilli(m.Timestamp)) {
 		return
 	}
 	if a.othersMay(ctx, m) {
@@ -228,6 +228,13 @@ func (a *accounts) tooOld(ctx context.Context, m message) {
 		_ = a.deletePassword(ctx, m) // as in tooMany
 	}
 	a.sentence(ctx, m, func(l Language) string { return l.TooOld })
+}
+
+// joins reports whether a membership is new, and not that of a member who has
+// changed their name or picture.
+func joins(membership *event.Event) bool {
+	before := membership.Unsigned.PrevContent
+	return before == nil || before.Raw["membership"] != string(event.MembershipJoin)
 }
 
 // fail says what there is to say about an error, and logs what is not the user's

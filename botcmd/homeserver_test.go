@@ -26,6 +26,7 @@ type homeserver struct {
 	timeline []*event.Event                                  // guarded by mu
 	members  map[id.RoomID]map[id.UserID]event.Membership    // guarded by mu
 	joinedAt time.Time                                       // guarded by mu; the bot
+	renamed  time.Time                                       // guarded by mu; the bot, since it joined
 	deleted  map[id.EventID]bool                             // guarded by mu
 	answers  []answer                                        // guarded by mu
 	calls    map[string]int                                  // guarded by mu; by the call's name
@@ -241,6 +242,10 @@ func (h *homeserver) member(http.ResponseWriter, *http.Request) any {
 	defer h.mu.Unlock()
 	evt := memberEvent(h.bot, event.MembershipJoin)
 	evt.Timestamp = h.joinedAt.UnixMilli()
+	if h.renamed.After(h.joinedAt) {
+		evt.Timestamp = h.renamed.UnixMilli()
+		evt.Unsigned.PrevContent = &event.Content{Raw: map[string]any{"membership": "join"}}
+	}
 	return evt
 }
 
