@@ -148,7 +148,7 @@ func (a *accounts) loggedIn(ctx context.Context, m message, s *session.Session, 
 	}
 	alone, err := a.alone(ctx, m)
 	a.sentence(ctx, m, func(l Language) string {
-		if err != nil || !alone {
+		if err != nil || !alone || s.Email == "" {
 			return l.LoggedInQuiet
 		}
 		return l.LoggedIn

@@ -27,7 +27,6 @@ func English() Language {
 		LoggedOut:      "You are logged out.",
 		LoggedOutHere:  "You are logged out here. Other bots will follow as soon as they can.",
 		LoginUsage:     "Please send: {prefix}login EMAIL PASSWORD, on one line, in a room with nobody but us. The password is everything behind the email address, spaces and quotes included.",
-		WebLoginUsage:  "Please send {prefix}login and nothing else: you get a link to a page that asks for your password.",
 		CodeUsage:      "Please send: {prefix}code CODE, with the code that the page showed.",
 		NoArguments:    "Please send {prefix}{command} and nothing else.",
 		UnknownCommand: "I do not know that command.",

@@ -27,7 +27,6 @@ func German() Language {
 		LoggedOut:      "Du bist abgemeldet.",
 		LoggedOutHere:  "Du bist hier abgemeldet. Andere Bots folgen, sobald sie können.",
 		LoginUsage:     "Bitte sende: {prefix}login E-MAIL PASSWORT, in einer Zeile, in einem Raum nur mit uns beiden. Das Passwort ist alles hinter der E-Mail-Adresse, auch Leerzeichen und Anführungszeichen.",
-		WebLoginUsage:  "Bitte sende nur {prefix}login: Du bekommst einen Link zu einer Seite, die dein Passwort abfragt.",
 		CodeUsage:      "Bitte sende: {prefix}code CODE, mit dem Code, den die Seite angezeigt hat.",
 		NoArguments:    "Bitte sende nur {prefix}{command}.",
 		UnknownCommand: "Diesen Befehl kenne ich nicht.",

@@ -33,11 +33,10 @@ type Language struct {
 
 	// What the commands answer.
 	LoggedIn       string // {email}
-	LoggedInQuiet  string // LoggedIn in a room where others can read
+	LoggedInQuiet  string // LoggedIn where others can read, or without an email address
 	LoggedOut      string
 	LoggedOutHere  string // the store is away: elsewhere later
 	LoginUsage     string
-	WebLoginUsage  string // LoginUsage with WithoutPasswords
 	CodeUsage      string
 	NoArguments    string // {command} takes none
 	UnknownCommand string

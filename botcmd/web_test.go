@@ -19,6 +19,8 @@ type page struct {
 	link string
 	err  error
 
+	nameless bool // the account has no email address
+
 	user, room, code string // of the login that is open
 	got              string // the last code
 }
@@ -35,6 +37,9 @@ func (p *page) Complete(ctx context.Context, user, room, code string) (*session.
 		return nil, fmt.Errorf("page: %w", session.ErrLoginExpired)
 	case code != p.code:
 		return nil, fmt.Errorf("page: %w", session.ErrInvalidCredentials)
+	}
+	if p.nameless {
+		return &session.Session{MatrixUserID: user}, nil
 	}
 	return p.svc.Login(ctx, user, email, password)
 }
@@ -62,6 +67,15 @@ func TestWebLoginIsCompletedByTheCode(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestAccountWithoutAnEmailAddressIsNotNamed(t *testing.T) {
+	inWorld(t, func(t *testing.T) {
+		w, p := newPage(t)
+		p.nameless = true
+		w.say("!login")
+		require.Equal(t, english.LoggedInQuiet, w.ask("!login 482913"))
+	})
 }
 
 func TestCodeOfSomebodyElseOrAnotherRoomHasItsSentence(t *testing.T) {
