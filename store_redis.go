@@ -115,7 +115,17 @@ func checkClient(client redis.UniversalClient) error {
 
 // Get implements [Store]: one round trip.
 func (s *RedisStore) Get(ctx context.Context, userID string) (Record, error) {
-	value, err := s.readKey(ctx, s.keys.Record(userID), maxRecord)
+	value, err := reading(ctx, s, userID, func(ctx context.Context, client redis.UniversalClient, held bool) (string, error) {
+		if !held {
+			return readFrom(ctx, client, s.keys.Record(userID), maxRecord)
+		}
+		// The fence, too: a change of it tells the end of a session from other changes.
+		pipe := client.Pipeline()
+		answer := readBoth(ctx, pipe, s.keys.Record(userID), s.keys.Fence(userID))
+		_, _ = pipe.Exec(ctx) // each command is asked for its own error
+		got, err := answer()
+		return got.record, err
+	})
 	switch {
 	case err != nil:
 		return Record{}, err

@@ -346,5 +346,18 @@ func (s *suite) contextsEndCalls(t *testing.T, store session.Store) {
 		_, _, err := log.LoggedOutAt(ctx, alice)
 		ends("LoggedOutAt", err)
 	}
+	if log, ok := store.(session.TrailLog); ok {
+		_, err := log.Trail(ctx, alice)
+		ends("Trail", err)
+	}
+	if lister, ok := store.(session.Lister); ok {
+		for _, withEnds := range []bool{true, false} {
+			last = nil
+			for _, err := range lister.List(ctx, withEnds) {
+				last = err
+			}
+			ends("List", last)
+		}
+	}
 	wantValue(t, store, alice, "1")
 }
