@@ -158,12 +158,21 @@ func (r *records) brief(ctx context.Context) (context.Context, context.CancelFun
 // embedder's (a store, transport or verifier): if that panics or calls
 // runtime.Goexit, as a failing test does, apart returns an error.
 func apart(do func() error) error {
+	err := apartFrom("the store or the HTTP transport", do)
+	if broken := (*brokenOffError)(nil); errors.As(err, &broken) {
+		err = fmt.Errorf("%w: %w", ErrStoreUnavailable, err)
+	}
+	return err
+}
+
+// apartFrom is apart for other code of the embedder's.
+func apartFrom(whose string, do func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		err := fmt.Errorf("%w: the store or the HTTP transport ended its goroutine", ErrStoreUnavailable)
+		err := error(&brokenOffError{whose + " ended its goroutine"})
 		defer func() {
 			if p := recover(); p != nil {
-				err = fmt.Errorf("%w: panic in the store or the HTTP transport: %T", ErrStoreUnavailable, p)
+				err = &brokenOffError{fmt.Sprintf("panic in %s: %T", whose, p)}
 			}
 			done <- err
 		}()
@@ -171,3 +180,8 @@ func apart(do func() error) error {
 	}()
 	return <-done
 }
+
+// brokenOffError says that code of the embedder's did not return.
+type brokenOffError struct{ how string }
+
+func (e *brokenOffError) Error() string { return e.how }
