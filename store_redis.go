@@ -164,10 +164,22 @@ func (s *RedisStore) swap(ctx context.Context, holder string, old, next Record) 
 	}
 	noted := slices.Concat(args, s.eventArgs(next.Event, next.Expires))
 	err = s.run(ctx, s.scripts.swap, changed, next.UserID, append(keys, s.keys.Trail(next.UserID)), noted...)
-	if isTryAgain(err) { // while the Cluster slot moves the note is left out
+	if isWithoutTrail(err) {
+		apart := isTryAgain(err)
 		err = s.run(ctx, s.scripts.swap, changed, next.UserID, keys, append(args, "")...)
+		if err == nil && apart {
+			s.noteApart(ctx, next.UserID, next.Event, next.Expires)
+		}
 	}
 	return err
+}
+
+// noteApart notes an event after the write, while the Cluster slot moves. If it cannot
+// be noted, it is not.
+func (s *RedisStore) noteApart(ctx context.Context, userID, event string, ends time.Time) {
+	if event != "" {
+		_, _ = runScript(ctx, s, s.scripts.note, []string{s.keys.Trail(userID)}, s.eventArgs(event, ends)...)
+	}
 }
 
 // eventArgs are the arguments of a script that notes an event.
