@@ -63,6 +63,7 @@ func TestTrailHasRoomForEightEventsWhateverTheBotIsCalled(t *testing.T) {
 		w := world.New(t, world.NewRedisStore(t, world.NewClient(t, server.Addr)), session.WithBotName(name))
 		w.Auth.Inject(sessiontest.Refresh, -1, sessiontest.Status(401, "Refresh token expired"))
 		for range 4 {
+			w.Put(world.Alice, "no session") // a login says that it found it
 			w.LoginDead()
 			_, err := w.Svc.Token(t.Context(), world.Alice)
 			require.ErrorIs(t, err, session.ErrNotLoggedIn)
