@@ -74,10 +74,14 @@ type ends struct {
 }
 
 func newEnds(c config, r *records, count *counters, life *lifetime) *ends {
-	return &ends{
+	e := &ends{
 		tell: c.onEnd, records: r, ttl: c.sessionTTL, life: life, count: count,
-		queue: make(chan SessionEnd, maxUntold), closing: make(chan struct{}), told: make(chan struct{}),
+		closing: make(chan struct{}), told: make(chan struct{}),
 	}
+	if e.tell != nil {
+		e.queue = make(chan SessionEnd, maxUntold)
+	}
+	return e
 }
 
 // start starts the goroutines, if there is somebody to be told.

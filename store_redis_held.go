@@ -68,7 +68,7 @@ func newHeldConn(conn net.Conn, lost func()) net.Conn {
 	answers, in := net.Pipe()
 	go func() {
 		_ = guarded(func() error {
-			_, err := io.Copy(in, conn)
+			_, err := io.CopyBuffer(in, struct{ io.Reader }{conn}, make([]byte, 8<<10))
 			return err
 		})
 		lost()

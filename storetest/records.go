@@ -301,6 +301,16 @@ func (s *suite) userIDsAreOpaque(t *testing.T, store session.Store) {
 			noError(t, "SwapLeased", err)
 		}
 	}
+	if log, ok := store.(session.TrailLog); ok {
+		for i, userID := range ids {
+			next := record(userID, "noted")
+			next.Event = fmt.Sprint("event ", i)
+			swap(t, store, wantOne(t, store, userID), next)
+		}
+		for i, userID := range ids {
+			wantTrail(t, log, userID, fmt.Sprint("event ", i))
+		}
+	}
 	for _, userID := range ids {
 		remove(t, store, wantOne(t, store, userID))
 		wantNothing(t, store, userID)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -262,4 +263,28 @@ func TestHolderNeedsNoMoreOfAnACLThanItsDocsSay(t *testing.T) {
 	w.Cache()
 	require.NotEmpty(t, heldConnections(server))
 	require.Empty(t, refusals(server.MustDo("ACL", "LOG")))
+}
+
+func TestCloseLeavesNoGoroutineOfAHolder(t *testing.T) {
+	server := redistest.Start(t)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr})
+	require.NoError(t, client.Ping(t.Context()).Err())
+	store, err := session.NewRedisStore(client, session.WithHeldKeysTracked())
+	require.NoError(t, err)
+	w := world.New(t, store)
+	w.Login(w.Svc)
+	w.Cache()
+	var callers sync.WaitGroup
+	for i := range 10 {
+		callers.Go(func() { _, _ = w.Svc.Peek(t.Context(), world.UserID(i)) })
+	}
+	callers.Wait()
+	require.NoError(t, w.Svc.Close())
+	require.NoError(t, store.Close())
+	world.Eventually(t, "all have ended", func() bool {
+		stacks := make([]byte, 1<<20)
+		stacks = stacks[:runtime.Stack(stacks, true)]
+		return !strings.Contains(string(stacks), "mana/session.")
+	})
+	require.NoError(t, client.Close())
 }
