@@ -74,7 +74,7 @@ func (x *expiries) list() {
 	err := apart(func() error {
 		for l, err := range x.records.list(x.life.ctx, true) {
 			if err != nil {
-				return err // which records has logged
+				return err
 			}
 			if !l.ends.IsZero() {
 				x.add(l.UserID, l.ends.Add(expiryGrace), now)
@@ -86,8 +86,12 @@ func (x *expiries) list() {
 		x.records.logger.Warn("session: ends will not be told, too many sessions end at once", "sessions", n)
 	}
 	if err != nil {
-		x.next = time.Now().Add(min(min(x.every/8, time.Minute)<<min(x.failed, 16), x.every))
+		wait := min(min(x.every/8, time.Minute)<<min(x.failed, 16), x.every)
+		x.next = time.Now().Add(wait)
 		x.failed++
+		if x.life.ctx.Err() == nil {
+			x.records.logger.Warn("session: sessions that are about to end cannot be listed, their ends may not be told", "again in", wait, "error", err)
+		}
 		return
 	}
 	x.failed = 0

@@ -14,8 +14,9 @@ import (
 
 // observe records the result of a store call in health and counters, and wraps a
 // failure. ErrConflict is no failure, and neither is a caller's cancellation. A
-// caller's deadline that passes counts as no answer.
-func (r *records) observe(ctx context.Context, op Operation, started time.Time, err error) error {
+// caller's deadline that passes counts as no answer. What an ACL may forbid alone is
+// aside: whether the store is away is then for a probe to find out.
+func (r *records) observe(ctx context.Context, op Operation, aside bool, started time.Time, err error) error {
 	took := time.Since(started)
 	switch {
 	case err == nil, errors.Is(err, ErrConflict):
@@ -34,6 +35,13 @@ func (r *records) observe(ctx context.Context, op Operation, started time.Time, 
 		return ctx.Err()
 	}
 	r.count.storeErrors.Add(1)
+	if aside {
+		r.findOut()
+		if gaveUp(ctx) {
+			return ctx.Err()
+		}
+		return storeError(op.verb(), err)
+	}
 	if writes(op) {
 		r.writing.failed(err, took)
 	}

@@ -187,6 +187,7 @@ func (s *Service) Trail(ctx context.Context, userID string) ([]TrailEvent, error
 
 func (r *records) trail(ctx context.Context, userID string) ([]TrailEvent, error) {
 	op := r.begin(ctx, OpStoreRead)
+	op.aside = true
 	entries, err := r.trails.Trail(op.ctx, userID)
 	if err = op.end(err); err != nil {
 		return nil, err

@@ -41,6 +41,9 @@ func TestACLWithoutTrailsCostsOnlyTheTrails(t *testing.T) {
 	require.NoError(t, useEverything(t.Context(), w))
 	require.Zero(t, w.Svc.Health(t.Context()).Queued)
 	require.Zero(t, w.Svc.Counters().StoreErrors)
+	_, err := w.Svc.Trail(t.Context(), world.Alice)
+	require.ErrorIs(t, err, session.ErrStoreUnavailable)
+	require.NotContains(t, w.Log.String(), "store does not answer", "it does, to all else")
 }
 
 func TestTrailIsKeptWhileTheSlotMoves(t *testing.T) {
