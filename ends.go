@@ -3,7 +3,6 @@ package session
 import (
 	"context"
 	"errors"
-	mathrand "math/rand/v2"
 	"time"
 )
 
@@ -35,14 +34,18 @@ type SessionEnd struct { //nolint:revive // what ended is more than an end
 // runs. A logout and a login as another account are the user's own doing and not told.
 //
 // The calls are made one after the other, in a goroutine of the Service's, and hold up
-// no caller. ctx ends after 30 s, and when the Service is closed. What ends while 1024
-// ends wait to be told is dropped, logged and counted ([Counters.EndsDropped]). An end
-// is told once, at the most: it is lost when the process dies.
+// no caller. ctx ends after 30 s, and when [Service.Close] has waited long enough. Close
+// has tell called for what waits, and waits for it: so tell must not call Close. What
+// ends while 1024 ends wait to be told is dropped, logged and counted
+// ([Counters.EndsDropped]), and so is what Close had no time for. An end is told once, at
+// the most: it is lost when the process dies, or the store's answer does.
 //
-// EndExpired is told for sessions that have a trail (see [WithTrail]), within a second
-// or two if some bot that has tell set has been running for an eighth of the session
-// TTL. To know which sessions are about to end, each such bot lists them as often,
-// every 21 hours by default.
+// EndExpired is told for sessions that have a trail (see [WithTrail]), on stores that
+// tell one absence from another, within a second or two if some bot that has tell set
+// has been running for an eighth of the session TTL, and later if the store was away. To
+// know which sessions are about to end, each such bot lists them as often, every 21
+// hours by default. What other software, the TypeScript service included, removes in its
+// last hours cannot be told from what expired.
 func WithOnSessionEnd(tell func(ctx context.Context, end SessionEnd)) Option {
 	return func(c *config) error {
 		if tell == nil {
@@ -54,13 +57,8 @@ func WithOnSessionEnd(tell func(ctx context.Context, end SessionEnd)) Option {
 }
 
 const (
-	maxUntold = 1024
-	maxDue    = 100_000 // sessions that are about to end
-
+	maxUntold   = 1024
 	tellTimeout = 30 * time.Second
-
-	// A session is looked at when the store has dropped it, too.
-	expiryGrace = time.Second
 )
 
 // ends tells the bot of sessions that ended. Without a callback it does nothing.
@@ -71,13 +69,19 @@ type ends struct {
 	life    *lifetime
 	count   *counters
 	queue   chan SessionEnd
+	closing chan struct{} // closed when all that may end sessions has ended
+	told    chan struct{} // closed when nobody is told any more
 }
 
 func newEnds(c config, r *records, count *counters, life *lifetime) *ends {
-	return &ends{
+	e := &ends{
 		tell: c.onEnd, records: r, ttl: c.sessionTTL, life: life, count: count,
-		queue: make(chan SessionEnd, maxUntold),
+		closing: make(chan struct{}), told: make(chan struct{}),
 	}
+	if e.tell != nil {
+		e.queue = make(chan SessionEnd, maxUntold)
+	}
+	return e
 }
 
 // start starts the goroutines, if there is somebody to be told.
@@ -85,9 +89,9 @@ func (e *ends) start() {
 	if e.tell == nil {
 		return
 	}
-	e.life.running.Go(e.tellAll)
+	go e.tellAll()
 	if _, keepsTrails := e.records.store.(TrailLog); keepsTrails && e.records.keepTrail {
-		e.life.running.Go(e.watchExpiries)
+		e.life.running.Go(newExpiries(e).watch)
 	}
 }
 
@@ -100,19 +104,24 @@ func (e *ends) add(end SessionEnd) {
 	select {
 	case e.queue <- end:
 	default:
-		e.count.endsDropped.Add(1)
-		e.records.logger.Warn("session: an end is not told, too many wait", "user", end.UserID, "reason", end.Reason)
+		e.drop(end, "too many wait")
 	}
 }
 
-// tellAll tells what is in the queue until the Service is closed and it is empty.
+func (e *ends) drop(end SessionEnd, why string) {
+	e.count.endsDropped.Add(1)
+	e.records.logger.Warn("session: an end is not told, "+why, "user", end.UserID, "reason", end.Reason)
+}
+
+// tellAll tells what is in the queue, until closing and until it is empty.
 func (e *ends) tellAll() {
+	defer close(e.told)
 	for {
 		select {
 		case end := <-e.queue:
 			e.tellOne(end)
 			continue
-		case <-e.life.ctx.Done():
+		case <-e.closing:
 		}
 		select {
 		case end := <-e.queue:
@@ -124,75 +133,29 @@ func (e *ends) tellAll() {
 }
 
 func (e *ends) tellOne(end SessionEnd) {
+	if e.life.late.Err() != nil {
+		e.drop(end, "the Service is closed")
+		return
+	}
 	ctx, cancel := context.WithTimeout(e.life.late, tellTimeout)
 	defer cancel()
-	if err := apart(func() error { e.tell(ctx, end); return nil }); err != nil {
+	if err := apartFrom("WithOnSessionEnd's function", func() error { e.tell(ctx, end); return nil }); err != nil {
 		e.records.logger.Error("session: WithOnSessionEnd's function failed", "user", end.UserID, "error", err)
 	}
 	e.count.endsTold.Add(1)
 }
 
-// watchExpiries looks, an eighth of the session TTL apart, for sessions that end before
-// it looks again, and at each of them when its time has come.
-func (e *ends) watchExpiries() {
-	every := e.ttl / 8
-	next := time.Now().Add(mathrand.N(min(every/8, time.Minute)))
-	due := make(map[string]time.Time)
-	for {
-		soonest := next
-		for _, at := range due {
-			if at.Before(soonest) {
-				soonest = at
-			}
-		}
-		if !pause(e.life.ctx, time.Until(soonest)) {
-			return
-		}
-		if now := time.Now(); !now.Before(next) {
-			next = now.Add(every)
-			e.find(due, next.Add(every/4))
-		}
-		for userID, at := range due {
-			if !time.Now().Before(at) {
-				delete(due, userID)
-				e.lookAt(userID)
-			}
-		}
+// finish tells what waits, and reports whether that was done within the limit.
+func (e *ends) finish(limit time.Duration) bool {
+	if e.tell == nil {
+		return true
 	}
-}
-
-// find puts the sessions into due that end until then. An error is logged by records.
-func (e *ends) find(due map[string]time.Time, until time.Time) {
-	for l, err := range e.records.list(e.life.ctx, true) {
-		if err != nil {
-			return
-		}
-		if !l.ends.IsZero() && l.ends.Before(until) && len(due) < maxDue {
-			due[l.UserID] = l.ends.Add(expiryGrace)
-		}
+	close(e.closing)
+	waitFor(e.told, limit)
+	select {
+	case <-e.told:
+		return true
+	default:
+		return false
 	}
-}
-
-// lookAt tells that a user's session has expired, if it has, and if no other process
-// is the first to end the absence that it left.
-func (e *ends) lookAt(userID string) {
-	ctx, cancel := context.WithTimeoutCause(e.life.ctx, storeTimeout, errTimeout)
-	defer cancel()
-	_ = apart(func() error {
-		now, err := e.records.readLogout(ctx, userID)
-		if err != nil || now.login != nil || now.stored.Exists() || now.stored.Version == 0 {
-			return err
-		}
-		trail, err := e.records.trail(ctx, userID)
-		if err != nil || len(trail) == 0 || trail[0].Kind == TrailEnded || trail[0].SessionEnds.IsZero() || trail[0].SessionEnds.After(time.Now()) {
-			return err
-		}
-		what := TrailEvent{Kind: TrailEnded, By: byExpiry, Reason: "not used since " + trail[0].Last.UTC().Format(time.RFC3339)}
-		if err := e.records.remove(ctx, now.stored, what); err != nil {
-			return err
-		}
-		e.records.logger.Info("session: expired", "user", userID)
-		e.add(SessionEnd{UserID: userID, Reason: EndExpired})
-		return nil
-	})
 }

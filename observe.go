@@ -115,6 +115,7 @@ type storeOp struct {
 	op      Operation
 	started time.Time
 	told    func(error) // the observer's; or nil
+	aside   bool        // see records.observe
 }
 
 // begin begins an operation of the store, which runs under the ctx of the result.
@@ -128,7 +129,7 @@ func (r *records) begin(ctx context.Context, op Operation) storeOp {
 
 // end records the result: see records.observe.
 func (o storeOp) end(err error) error {
-	err = o.records.observe(o.ctx, o.op, o.started, err)
+	err = o.records.observe(o.ctx, o.op, o.aside, o.started, err)
 	if o.told != nil {
 		o.told(err)
 	}

@@ -361,7 +361,11 @@ func (o *outbox) writeLogin(ctx context.Context, p *pending) (bool, error) {
 				return false, err
 			}
 		}
-		_, err = o.records.save(ctx, owner, now.stored, next, p.what)
+		what := p.what
+		if p.began {
+			what = now.loginEvent(now.login == nil || now.login.sameAccount(next))
+		}
+		_, err = o.records.save(ctx, owner, now.stored, next, what)
 		if !errors.Is(err, ErrConflict) {
 			if err == nil && owner == "" {
 				_ = o.records.release(ctx, p.userID, p.owner, "", 0)

@@ -227,7 +227,7 @@ func (r *records) walk(ctx context.Context, all func(context.Context) iter.Seq2[
 		defer func() { told(failed) }()
 		started := time.Now()
 		for rec, err := range all(listing) {
-			if failed = r.observe(ctx, OpStoreList, started, err); failed != nil {
+			if failed = r.observe(ctx, OpStoreList, true, started, err); failed != nil {
 				yield(listed{}, failed)
 				return
 			}

@@ -308,7 +308,7 @@ func (r *refresher) end(ctx context.Context, f *flight, why error) (landing, err
 		return landing{}, overtakenOr(err, storeError("delete", err))
 	}
 	defer done()
-	err = r.stillStored(writing, f)
+	before, err := r.stillStored(writing, f)
 	if err == nil {
 		err = r.records.remove(writing, f.base.stored, TrailEvent{Kind: TrailEnded, By: byServer, Reason: reasonOf(why)})
 	}
@@ -316,7 +316,9 @@ func (r *refresher) end(ctx context.Context, f *flight, why error) (landing, err
 	case err == nil:
 		r.count.ended.Add(1)
 		r.logger.Info("session: ended by the auth server", "user", f.event.userID, "reason", reasonOf(why))
-		r.ends.add(SessionEnd{UserID: f.event.userID, Reason: EndRefused, Err: why})
+		if after, err := r.records.readLogout(writing, f.event.userID); err != nil || !after.loggedOut.After(before.loggedOut) {
+			r.ends.add(SessionEnd{UserID: f.event.userID, Reason: EndRefused, Err: why})
+		} // else they have logged out themselves meanwhile
 		return landing{}, why
 	case !errors.Is(err, ErrConflict):
 		return landing{}, err
@@ -332,12 +334,12 @@ func (r *refresher) end(ctx context.Context, f *flight, why error) (landing, err
 // stillStored returns ErrConflict unless the flight's base is stored still. Delete
 // does not tell whether there was something to delete, and a process that was paused
 // must not tell the end of what another has ended.
-func (r *refresher) stillStored(ctx context.Context, f *flight) error {
+func (r *refresher) stillStored(ctx context.Context, f *flight) (snapshot, error) {
 	now, err := r.records.readLogout(ctx, f.event.userID)
 	if err == nil && now.stored.Value != f.base.stored.Value {
 		err = ErrConflict
 	}
-	return err
+	return now, err
 }
 
 // dropRefreshToken removes a refused refresh token from a session that stays, so

@@ -158,9 +158,9 @@ func New(opts ...Option) (*Service, error) {
 // to a store that was away), and every later call returns ErrClosed. It waits up
 // to 5 s for running calls, up to 13 s for those that have spent a single-use
 // refresh token, whose successor must not be lost, and then up to 5 s for writes
-// that are still pending. It closes the store and the
-// Redis client if New made them. It returns ErrStoreUnavailable if something was
-// not stored. Calling it again does nothing.
+// that are still pending. What ended is told to the function of [WithOnSessionEnd]
+// before. It closes the store and the Redis client if New made them. It returns
+// ErrStoreUnavailable if something was not stored. Calling it again does nothing.
 func (s *Service) Close() error {
 	if !s.life.close() {
 		return nil
@@ -176,6 +176,9 @@ func (s *Service) Close() error {
 	}
 	if !s.life.wait(time.Until(limit)-closeGrace) || !spent {
 		errs = append(errs, fmt.Errorf("session: Close: calls still running after %s", time.Since(began).Round(time.Millisecond)))
+	}
+	if !s.refresher.ends.finish(max(time.Until(limit)-closeGrace, closeGrace)) {
+		errs = append(errs, errors.New("session: Close: WithOnSessionEnd's function still runs"))
 	}
 	s.life.cancelAll()
 	s.life.wait(time.Until(limit))
@@ -262,13 +265,15 @@ func (s *Service) Cleanup(ctx context.Context) (int, error) {
 		if l.live(time.Now()) {
 			continue
 		}
-		err := s.records.remove(ctx, l.Record, TrailEvent{Kind: TrailEnded, By: byExpiry})
+		// It is for those who tell of it to note it, of whom the first does.
+		err := s.records.remove(ctx, l.Record, TrailEvent{})
 		if errors.Is(err, ErrConflict) {
 			continue // somebody has just logged in again
 		} else if err != nil {
 			return dropped, err
 		}
 		dropped++
+		s.refresher.ends.cleanedUp(l.UserID)
 	}
 	return dropped, nil
 }

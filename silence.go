@@ -14,8 +14,9 @@ import (
 
 // observe records the result of a store call in health and counters, and wraps a
 // failure. ErrConflict is no failure, and neither is a caller's cancellation. A
-// caller's deadline that passes counts as no answer.
-func (r *records) observe(ctx context.Context, op Operation, started time.Time, err error) error {
+// caller's deadline that passes counts as no answer. What an ACL may forbid alone is
+// aside: whether the store is away is then for a probe to find out.
+func (r *records) observe(ctx context.Context, op Operation, aside bool, started time.Time, err error) error {
 	took := time.Since(started)
 	switch {
 	case err == nil, errors.Is(err, ErrConflict):
@@ -34,6 +35,13 @@ func (r *records) observe(ctx context.Context, op Operation, started time.Time, 
 		return ctx.Err()
 	}
 	r.count.storeErrors.Add(1)
+	if aside {
+		r.findOut()
+		if gaveUp(ctx) {
+			return ctx.Err()
+		}
+		return storeError(op.verb(), err)
+	}
 	if writes(op) {
 		r.writing.failed(err, took)
 	}
@@ -158,12 +166,21 @@ func (r *records) brief(ctx context.Context) (context.Context, context.CancelFun
 // embedder's (a store, transport or verifier): if that panics or calls
 // runtime.Goexit, as a failing test does, apart returns an error.
 func apart(do func() error) error {
+	err := apartFrom("the store or the HTTP transport", do)
+	if broken := (*brokenOffError)(nil); errors.As(err, &broken) {
+		err = fmt.Errorf("%w: %w", ErrStoreUnavailable, err)
+	}
+	return err
+}
+
+// apartFrom is apart for other code of the embedder's.
+func apartFrom(whose string, do func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		err := fmt.Errorf("%w: the store or the HTTP transport ended its goroutine", ErrStoreUnavailable)
+		err := error(&brokenOffError{whose + " ended its goroutine"})
 		defer func() {
 			if p := recover(); p != nil {
-				err = fmt.Errorf("%w: panic in the store or the HTTP transport: %T", ErrStoreUnavailable, p)
+				err = &brokenOffError{fmt.Sprintf("panic in %s: %T", whose, p)}
 			}
 			done <- err
 		}()
@@ -171,3 +188,8 @@ func apart(do func() error) error {
 	}()
 	return <-done
 }
+
+// brokenOffError says that code of the embedder's did not return.
+type brokenOffError struct{ how string }
+
+func (e *brokenOffError) Error() string { return e.how }

@@ -51,7 +51,7 @@ type Counters struct {
 
 	// Ends of sessions, for WithOnSessionEnd.
 	EndsTold    int64
-	EndsDropped int64 // too many waited to be told
+	EndsDropped int64 // too many waited to be told, or Close had no time for them
 }
 
 // counters are the live form of Counters.

@@ -115,7 +115,17 @@ func checkClient(client redis.UniversalClient) error {
 
 // Get implements [Store]: one round trip.
 func (s *RedisStore) Get(ctx context.Context, userID string) (Record, error) {
-	value, err := s.readKey(ctx, s.keys.Record(userID), maxRecord)
+	value, err := reading(ctx, s, userID, func(ctx context.Context, client redis.UniversalClient, held bool) (string, error) {
+		if !held {
+			return readFrom(ctx, client, s.keys.Record(userID), maxRecord)
+		}
+		// The fence, too: a change of it tells the end of a session from other changes.
+		pipe := client.Pipeline()
+		answer := readBoth(ctx, pipe, s.keys.Record(userID), s.keys.Fence(userID))
+		_, _ = pipe.Exec(ctx) // each command is asked for its own error
+		got, err := answer()
+		return got.record, err
+	})
 	switch {
 	case err != nil:
 		return Record{}, err
@@ -154,10 +164,22 @@ func (s *RedisStore) swap(ctx context.Context, holder string, old, next Record) 
 	}
 	noted := slices.Concat(args, s.eventArgs(next.Event, next.Expires))
 	err = s.run(ctx, s.scripts.swap, changed, next.UserID, append(keys, s.keys.Trail(next.UserID)), noted...)
-	if isTryAgain(err) { // while the Cluster slot moves the note is left out
+	if isWithoutTrail(err) {
+		apart := isTryAgain(err)
 		err = s.run(ctx, s.scripts.swap, changed, next.UserID, keys, append(args, "")...)
+		if err == nil && apart {
+			s.noteApart(ctx, next.UserID, next.Event, next.Expires)
+		}
 	}
 	return err
+}
+
+// noteApart notes an event after the write, while the Cluster slot moves. If it cannot
+// be noted, it is not.
+func (s *RedisStore) noteApart(ctx context.Context, userID, event string, ends time.Time) {
+	if event != "" {
+		_, _ = runScript(ctx, s, s.scripts.note, []string{s.keys.Trail(userID)}, s.eventArgs(event, ends)...)
+	}
 }
 
 // eventArgs are the arguments of a script that notes an event.

@@ -107,8 +107,14 @@ func (s *RedisStore) end(ctx context.Context, old Record, at time.Time, keep tim
 		keys = append(keys, s.keys.Trail(userID))
 	}
 	err := s.runEnd(ctx, keys, old, at, keep)
-	if isTryAgain(err) {
-		err = s.endInSteps(ctx, old, at, keep)
+	switch {
+	case isTryAgain(err):
+		if err = s.endInSteps(ctx, old, at, keep); err == nil {
+			s.noteApart(ctx, userID, old.Event, time.Time{})
+		}
+	case old.Event != "" && isWithoutTrail(err):
+		old.Event = ""
+		err = s.runEnd(ctx, keys[:3], old, at, keep)
 	}
 	return err
 }
@@ -218,8 +224,8 @@ func (s *RedisStore) createInSteps(ctx context.Context, owner string, old, next 
 // LoggedOutAt implements [LogoutLog].
 func (s *RedisStore) LoggedOutAt(ctx context.Context, userID string) (Record, time.Time, error) {
 	record, fence := s.keys.Record(userID), s.keys.Fence(userID)
-	got, err := reading(ctx, s, func(ctx context.Context, client redis.UniversalClient) (recordAndFence, error) {
-		pipe := client.Pipeline()
+	got, err := await(ctx, s, func(ctx context.Context) (recordAndFence, error) {
+		pipe := s.client.Pipeline()
 		answer := readBoth(ctx, pipe, record, fence)
 		_, _ = pipe.Exec(ctx) // each command is asked for its own error
 		return answer()
@@ -263,11 +269,13 @@ func (s *RedisStore) readFence(ctx context.Context, userID string) (version uint
 // readKey reads a string, at most the given number of bytes and one more. most is
 // an int; as an any, a constant costs no allocation.
 func (s *RedisStore) readKey(ctx context.Context, key string, most any) (string, error) {
-	return reading(ctx, s, func(ctx context.Context, client redis.UniversalClient) (string, error) {
-		get := redis.NewStringCmd(ctx, "getrange", key, 0, most)
-		_ = client.Process(ctx, get)
-		return cmdString(get)
-	})
+	return await(ctx, s, func(ctx context.Context) (string, error) { return readFrom(ctx, s.client, key, most) })
+}
+
+func readFrom(ctx context.Context, client redis.UniversalClient, key string, most any) (string, error) {
+	get := redis.NewStringCmd(ctx, "getrange", key, 0, most)
+	_ = client.Process(ctx, get)
+	return cmdString(get)
 }
 
 // cmdString is the answer to a read; of a key of another type, notAString.

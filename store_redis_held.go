@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
@@ -17,9 +20,10 @@ import (
 // It pays where there are many processes and each user uses few of them: docs/figures.md
 // has the curves.
 //
-// Reads go through connections of their own, as many as the client has, and an ACL user
-// also needs +client|id. On a Cluster, and for a second Service on the same store, the
-// option changes nothing.
+// Reads go through connections of their own, as many as the client has, which hooks of
+// the client do not see; an ACL user also needs +client|id. When one of them ends, all
+// that this process has read is read again. On a Cluster, and for a second Service on
+// the same store, the option changes nothing.
 func WithHeldKeysTracked() RedisOption {
 	return func(s *RedisStore) error {
 		s.heldOnly = true
@@ -34,21 +38,55 @@ type heldReads struct {
 	feed Feed
 }
 
-// reading is await for what reads records, on the connections by which Redis notes
-// that this process holds them, if there are such. A feed that ends closes those: the
-// client itself then has the last word.
-func reading[T any](ctx context.Context, s *RedisStore, op func(context.Context, redis.UniversalClient) (T, error)) (T, error) {
+// reading is await for what reads a user's record for the near cache, on the connections
+// by which Redis notes that this process holds it, if there are such. A feed that ends
+// closes those: the client itself then has the last word.
+func reading[T any](ctx context.Context, s *RedisStore, userID string, op func(context.Context, redis.UniversalClient, bool) (T, error)) (T, error) {
 	return await(ctx, s, func(ctx context.Context) (T, error) {
 		if held := s.held.Load(); held != nil {
-			got, err := op(ctx, held.Client)
-			if err == nil {
-				return got, nil
+			got, err := op(ctx, held.Client, true)
+			if err == nil || ctx.Err() != nil {
+				return got, err
 			}
 			// What the client reads is not noted, so nobody may believe it.
-			defer held.feed.Flush()
+			defer held.feed.Changed(userID)
 		}
-		return op(ctx, s.client)
+		return op(ctx, s.client, false)
 	})
+}
+
+// heldConn is a connection whose reads Redis notes for as long as it lasts. It is read
+// from all the time, so that its end is noticed at once, whoever ends it and whether or
+// not somebody uses it.
+type heldConn struct {
+	net.Conn
+	answers net.Conn // what has been read from it
+}
+
+// newHeldConn calls lost when conn has ended.
+func newHeldConn(conn net.Conn, lost func()) net.Conn {
+	answers, in := net.Pipe()
+	go func() {
+		_ = guarded(func() error {
+			_, err := io.CopyBuffer(in, struct{ io.Reader }{conn}, make([]byte, 8<<10))
+			return err
+		})
+		lost()
+		in.Close()
+	}()
+	return &heldConn{conn, answers}
+}
+
+func (c *heldConn) Read(b []byte) (int, error)        { return c.answers.Read(b) }
+func (c *heldConn) SetReadDeadline(t time.Time) error { return c.answers.SetReadDeadline(t) }
+
+func (c *heldConn) SetDeadline(t time.Time) error {
+	return errors.Join(c.answers.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+func (c *heldConn) Close() error {
+	c.answers.Close()
+	return c.Conn.Close()
 }
 
 // connectHeld opens the connections whose reads are noted for the tracking connection.
@@ -57,6 +95,17 @@ func (t *tracker) connectHeld(ctx context.Context) error {
 	o.Protocol = 3
 	o.ClientSideCacheConfig, o.ClientSideCache, o.PushNotificationProcessor = nil, nil, nil
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	// None is closed without need: what it has read would have to be read again.
+	o.ContextTimeoutEnabled = false // await sees to it
+	o.ConnMaxIdleTime, o.MaxIdleConns = -1, 0
+	dial := o.Dialer
+	o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return newHeldConn(conn, t.feed.Flush), nil
+	}
 	before := o.OnConnect
 	o.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
 		if before != nil {
@@ -84,7 +133,9 @@ func (t *tracker) hold(ctx context.Context, key string) error {
 	if t.held == nil {
 		return nil
 	}
-	_, err := await(ctx, t.store, func(ctx context.Context) (int64, error) { return t.held.Exists(ctx, key).Result() })
+	_, err := await(ctx, t.store, func(ctx context.Context) (string, error) {
+		return t.held.GetRange(ctx, key, 0, 0).Result()
+	})
 	return err
 }
 

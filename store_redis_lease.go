@@ -36,7 +36,7 @@ func (s *RedisStore) Acquire(ctx context.Context, userID, owner string, ttl time
 		holder string
 		recordAndFence
 	}
-	got, err := reading(ctx, s, func(ctx context.Context, client redis.UniversalClient) (got answer, err error) {
+	got, err := reading(ctx, s, userID, func(ctx context.Context, client redis.UniversalClient, _ bool) (got answer, err error) {
 		take := func(pipe redis.Pipeliner) *redis.Cmd { return s.scripts.lease.EvalSha(ctx, pipe, keys, args...) }
 		for {
 			pipe := client.Pipeline()

@@ -96,7 +96,11 @@ func (w *redisWalk) scan() iter.Seq2[[]string, error] {
 			select {
 			case page, ok := <-pages:
 				if !ok {
-					yield(nil, brokenOff(nil))
+					err := w.ctx.Err() // for which the goroutine ends, too
+					if err == nil {
+						err = brokenOff(nil)
+					}
+					yield(nil, err)
 					return
 				}
 				if !yield(page.value.keys, page.err) || page.err != nil || page.value.cursor == 0 {

@@ -6,7 +6,7 @@ import "github.com/redis/go-redis/v9"
 // are the same for those that change records: the size of the largest record,
 // the Pub/Sub channel of changes and the message for it.
 type redisScripts struct {
-	swap, end, remove, lease, release *redis.Script
+	swap, end, remove, note, lease, release *redis.Script
 }
 
 func newRedisScripts() redisScripts {
@@ -14,6 +14,7 @@ func newRedisScripts() redisScripts {
 		swap:    redis.NewScript(swapSource),
 		end:     redis.NewScript(endSource),
 		remove:  redis.NewScript(removeSource),
+		note:    redis.NewScript(noteSource),
 		lease:   redis.NewScript(leaseSource),
 		release: redis.NewScript(releaseSource),
 	}
@@ -135,6 +136,12 @@ if cur == '' then return 1 end
 if cur ~= ARGV[4] and ARGV[5] ~= 'true' then return 0 end
 redis.call('DEL', KEYS[1])
 ` + announce
+
+// noteSource is for what could not be noted with the write.
+const noteSource = noteEvent + `
+noteEvent(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
+return 1
+`
 
 // leaseSource takes the lease or renews it, and returns what is under its key.
 // A holder that is not of our making, or would hold for ever, is replaced.

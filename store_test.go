@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,6 +49,48 @@ func TestRedisStoreConforms(t *testing.T) {
 				server.MustDo("CONFIG", "SET", "maxmemory", map[bool]string{true: "1", false: "0"}[full])
 			}))
 		})
+	}
+}
+
+// With and without a feed that runs already: then the suite's own is a second one, and
+// all reads are of the first's connections.
+func TestRedisStoreConformsThatTracksHeldKeys(t *testing.T) {
+	t.Parallel()
+	for name, watched := range map[string]bool{"watched": true, "not watched": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t, redistest.WithConfig("maxmemory-policy", "noeviction"))
+			opts := []storetest.Option{storetest.WithFull(func(full bool) {
+				server.MustDo("CONFIG", "SET", "maxmemory", map[bool]string{true: "1", false: "0"}[full])
+			})}
+			if !watched {
+				opts = append(opts, storetest.WithNoticesOfReads())
+			}
+			storetest.Run(t, func(t *testing.T) session.Store {
+				server.MustDo("FLUSHALL")
+				store := world.NewRedisStore(t, world.NewClient(t, server.Addr), session.WithHeldKeysTracked())
+				if watched {
+					feed, ended := make(trustedFeed, 1), make(chan error, 1)
+					ctx, stop := context.WithCancel(context.Background())
+					go func() { ended <- store.Watch(ctx, feed) }()
+					t.Cleanup(func() { stop(); <-ended })
+					<-feed
+				}
+				return store
+			}, opts...)
+		})
+	}
+}
+
+// trustedFeed tells that the feed is trusted.
+type trustedFeed chan struct{}
+
+func (trustedFeed) Changed(string) {}
+func (trustedFeed) Flush()         {}
+func (f trustedFeed) Trust(time.Time, time.Duration) {
+	select {
+	case f <- struct{}{}:
+	default:
 	}
 }
 

@@ -45,7 +45,7 @@ type TrailEvent struct {
 	Bot    string    `json:"bot,omitempty"`    // the WithBotName of the bot that did it; not for what is counted
 	Reason string    `json:"reason,omitempty"` // what the auth server said (call, status, message), or another reason
 
-	First time.Time `json:"first"` // when it happened, to the millisecond, by the bot's clock
+	First time.Time `json:"first"` // when it was stored, to the millisecond, by the bot's clock: later than it happened if the store was away
 	Last  time.Time `json:"last"`  // when it happened the last time, if Count is above 1
 	Count int       `json:"count"`
 
@@ -103,22 +103,36 @@ type trailNote struct {
 	Reason string    `json:"why,omitempty"`
 }
 
+// maxTrailNote bounds an event as a store has it, in bytes: with its times, trailLength of
+// them fit into maxTrail.
+const maxTrailNote = 440
+
 // note is the event as a store takes it, or "" for none.
 func (e TrailEvent) note(bot string) string {
-	n := trailNote{Kind: e.Kind, By: e.By, Reason: strings.ToValidUTF8(e.Reason[:min(len(e.Reason), maxReason)], "")}
-	if e.counted() {
-		n.Reason = ""
-	} else {
-		n.Bot = bot
-	}
-	line, err := json.Marshal(n)
-	switch {
-	case e.Kind == "", err != nil:
+	if e.Kind == "" {
 		return ""
-	case e.counted():
-		return string(repeats) + string(line)
 	}
-	return string(line)
+	n := trailNote{Kind: e.Kind, By: e.By}
+	if e.counted() {
+		return string(repeats) + n.line()
+	}
+	n.Bot, n.Reason = bot, e.Reason[:min(len(e.Reason), maxReason)]
+	line := n.line()
+	for ; len(line) > maxTrailNote && n.Reason != ""; line = n.line() { // signs that JSON escapes
+		n.Reason = n.Reason[:len(n.Reason)*3/4]
+	}
+	return line
+}
+
+func (n trailNote) line() string {
+	n.Reason = strings.ToValidUTF8(n.Reason, "")
+	var line strings.Builder
+	encoder := json.NewEncoder(&line)
+	encoder.SetEscapeHTML(false) // this is no HTML, and "<" in six bytes takes room
+	if encoder.Encode(n) != nil {
+		return "" // which does not happen: all of it is text
+	}
+	return strings.TrimSuffix(line.String(), "\n")
 }
 
 // trailEvent is what a store has kept of an event.
@@ -173,6 +187,7 @@ func (s *Service) Trail(ctx context.Context, userID string) ([]TrailEvent, error
 
 func (r *records) trail(ctx context.Context, userID string) ([]TrailEvent, error) {
 	op := r.begin(ctx, OpStoreRead)
+	op.aside = true
 	entries, err := r.trails.Trail(op.ctx, userID)
 	if err = op.end(err); err != nil {
 		return nil, err

@@ -301,6 +301,16 @@ func (s *suite) userIDsAreOpaque(t *testing.T, store session.Store) {
 			noError(t, "SwapLeased", err)
 		}
 	}
+	if log, ok := store.(session.TrailLog); ok {
+		for i, userID := range ids {
+			next := record(userID, "noted")
+			next.Event = fmt.Sprint("event ", i)
+			swap(t, store, wantOne(t, store, userID), next)
+		}
+		for i, userID := range ids {
+			wantTrail(t, log, userID, fmt.Sprint("event ", i))
+		}
+	}
 	for _, userID := range ids {
 		remove(t, store, wantOne(t, store, userID))
 		wantNothing(t, store, userID)
@@ -345,6 +355,19 @@ func (s *suite) contextsEndCalls(t *testing.T, store session.Store) {
 		ends("MarkLoggedOut", log.MarkLoggedOut(ctx, nothing(alice), time.Now(), time.Hour))
 		_, _, err := log.LoggedOutAt(ctx, alice)
 		ends("LoggedOutAt", err)
+	}
+	if log, ok := store.(session.TrailLog); ok {
+		_, err := log.Trail(ctx, alice)
+		ends("Trail", err)
+	}
+	if lister, ok := store.(session.Lister); ok {
+		for _, withEnds := range []bool{true, false} {
+			last = nil
+			for _, err := range lister.List(ctx, withEnds) {
+				last = err
+			}
+			ends("List", last)
+		}
 	}
 	wantValue(t, store, alice, "1")
 }

@@ -32,10 +32,18 @@ func WithFull(setFull func(full bool)) Option {
 	return func(s *suite) { s.setFull = setFull }
 }
 
+// WithNoticesOfReads tells that Watch announces changes only of what has been read
+// since it last changed. The suite then reads before each change.
+func WithNoticesOfReads() Option {
+	return func(s *suite) { s.noticesOfReads = true }
+}
+
 type suite struct {
 	newStore func(*testing.T) session.Store
 	advance  func(time.Duration)
 	setFull  func(bool)
+
+	noticesOfReads bool
 }
 
 // Run runs the conformance suite, including the parts for session.Locker,

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -93,11 +94,23 @@ func watch(t *testing.T, store session.Store, n *notices, feed session.Feed) (<-
 	return ended, cancel
 }
 
+// held reads alice's record, if the store announces nothing else.
+func (s *suite) held(t *testing.T, store session.Store) {
+	t.Helper()
+	if !s.noticesOfReads {
+		return
+	}
+	if _, err := store.Get(t.Context(), alice); !errors.Is(err, session.ErrNotFound) {
+		noError(t, "Get", err)
+	}
+}
+
 func (s *suite) watcherAnnounces(t *testing.T, store session.Store) {
 	n := newNotices() // no EndFeed: it is told of ends as of changes
 	ended, cancel := watch(t, store, n, n)
 	next := func(what string, change func()) {
 		t.Helper()
+		s.held(t, store)
 		before := n.count(n.changed)
 		change()
 		n.until(t, what, func() bool { return n.changed[alice] > before })
@@ -124,14 +137,17 @@ func (s *suite) watcherAnnounces(t *testing.T, store session.Store) {
 func (s *suite) watcherTellsEnds(t *testing.T, store session.Store) {
 	n := newNotices()
 	watch(t, store, n, endNotices{n})
+	s.held(t, store)
 	rec := create(t, store, alice, "1")
 	n.until(t, "creating", func() bool { return n.changed[alice] > 0 })
+	s.held(t, store)
 	before := n.count(n.changed)
 	rec = swap(t, store, rec, record(alice, "2"))
 	n.until(t, "replacing", func() bool { return n.changed[alice] > before })
 	if told := n.count(n.ended); told != 0 {
 		t.Fatalf("the feed was told %d times that a session ended, want 0: it was created and replaced", told)
 	}
+	s.held(t, store)
 	before = n.count(n.changed)
 	remove(t, store, rec)
 	n.until(t, "deleting", func() bool { return n.changed[alice] > before })
@@ -170,6 +186,7 @@ func (s *suite) announcedInTime(t *testing.T, store session.Store) {
 	watch(t, store, n, n)
 	rec := nothing(alice)
 	for range 50 {
+		s.held(t, store)
 		before := n.count(n.changed)
 		rec = swap(t, store, rec, record(alice, time.Now().String()))
 		n.until(t, "a write", func() bool { return n.changed[alice] > before })

@@ -8,6 +8,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/mana/session"
 	"github.com/mana/session/internal/redistest"
 	"github.com/mana/session/internal/world"
 )
@@ -96,4 +97,22 @@ func TestFeedNoticesSlotsThatMove(t *testing.T) {
 	w.Cache()
 	to.MustDo("SETEX", key, "1000", world.TsRecord(w.Auth.MintToken(world.Email, time.Now().Add(2*time.Hour)), world.Email, "{}"))
 	w.ServedElse(before)
+}
+
+// The connections on which a held session was read stay with the old master, too.
+func TestHeldSessionsFollowASentinelFailover(t *testing.T) {
+	d := redistest.StartSentinel(t)
+	client := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: d.MasterName, SentinelAddrs: d.Addrs()})
+	t.Cleanup(func() { client.Close() })
+	w := world.Cached(t, world.NewRedisStore(t, client, session.WithHeldKeysTracked()))
+	before := world.MustToken(t, w.Svc, world.Alice)
+	d.Master.Pause()
+	d.Replica.Await("ROLE", func(answer string, err error) bool { return strings.HasPrefix(answer, "master") })
+	world.Eventually(t, "writes reach the new master", func() bool {
+		return w.Svc.SetData(t.Context(), world.Alice, "k", 1) == nil
+	})
+	w.Cache()
+	d.Replica.MustDo("SETEX", "bot:session:"+world.Alice, "1000", world.TsRecord(w.Auth.MintToken(world.Email, time.Now().Add(2*time.Hour)), world.Email, "{}"))
+	w.ServedElse(before)
+	d.Master.Resume()
 }

@@ -1,7 +1,12 @@
 package redis_test
 
 import (
+	"context"
+	"errors"
+	"regexp"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -118,4 +123,168 @@ func TestHolderWithoutTrackingFallsBackToPubSub(t *testing.T) {
 	before := world.MustToken(t, w.Svc, world.Alice)
 	put(t, w, server, world.Alice)
 	w.ServedElse(before)
+}
+
+// heldConnections are the ids of the connections whose reads are tracked for another.
+func heldConnections(server *redistest.Server) (ids []string) {
+	for line := range strings.Lines(server.MustDo("CLIENT", "LIST")) {
+		if regexp.MustCompile(`\bredir=[0-9]`).MatchString(line) {
+			ids = append(ids, regexp.MustCompile(`\bid=(\d+)`).FindStringSubmatch(line)[1])
+		}
+	}
+	return ids
+}
+
+// Redis forgets what a connection has read when it ends, and tells nobody.
+func TestConnectionThatEndsTakesWhatItHasReadWithIt(t *testing.T) {
+	server := redistest.Start(t)
+	w := holder(t, server)
+	w.Login(w.Svc)
+	w.Cache()
+	before := world.MustToken(t, w.Svc, world.Alice)
+	for _, id := range heldConnections(server) {
+		server.MustDo("CLIENT", "KILL", "ID", id)
+	}
+	put(t, w, server, world.Alice)
+	w.ServedElse(before)
+	w.Cache()
+}
+
+func TestConnectionThatTheClientReplacesTakesWhatItHasReadWithIt(t *testing.T) {
+	server := redistest.Start(t)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr, PoolSize: 1, ConnMaxLifetime: 500 * time.Millisecond})
+	t.Cleanup(func() { client.Close() })
+	w := world.New(t, world.NewRedisStore(t, client, session.WithHeldKeysTracked()))
+	w.Login(w.Svc)
+	w.Cache()
+	before := world.MustToken(t, w.Svc, world.Alice)
+	old := heldConnections(server)
+	world.Eventually(t, "it is replaced", func() bool {
+		now := heldConnections(server)
+		return len(now) == 1 && now[0] != old[0]
+	})
+	put(t, w, server, world.Alice)
+	w.ServedElse(before)
+}
+
+// What one caller gives up costs the others nothing.
+func TestCallersWhoGiveUpLeaveTheCacheOfAHolderAlone(t *testing.T) {
+	server := redistest.Start(t)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr, PoolSize: 1})
+	t.Cleanup(func() { client.Close() })
+	w := world.New(t, world.NewRedisStore(t, client, session.WithHeldKeysTracked()))
+	w.Login(w.Svc)
+	w.Cache()
+	misses := w.Svc.Counters().Misses
+	server.Pause()
+	var callers sync.WaitGroup
+	for range 5 {
+		callers.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			_, err := w.Svc.Peek(ctx, world.Bob)
+			if err != nil && !errors.Is(err, session.ErrNotLoggedIn) {
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+			}
+		})
+	}
+	callers.Wait()
+	server.Resume()
+	_, err := w.Svc.Peek(t.Context(), world.Bob) // after all of theirs
+	require.ErrorIs(t, err, session.ErrNotLoggedIn)
+	world.MustToken(t, w.Svc, world.Alice)
+	require.Equal(t, misses, w.Svc.Counters().Misses)
+}
+
+// toldEnds is a feed that keeps what it is told.
+type toldEnds struct {
+	mu      sync.Mutex
+	trusted bool // guarded by mu
+	ended   int  // guarded by mu
+}
+
+func (f *toldEnds) Changed(string) {}
+func (f *toldEnds) Flush()         {}
+func (f *toldEnds) Ended(string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ended++
+}
+
+func (f *toldEnds) Trust(time.Time, time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.trusted = true
+}
+
+func (f *toldEnds) isTrusted() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.trusted
+}
+
+func (f *toldEnds) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ended
+}
+
+// Who was logged out elsewhere is not served in an outage that comes right after.
+func TestHolderTellsALogoutElsewhereFromAChange(t *testing.T) {
+	server := redistest.Start(t)
+	store := world.NewRedisStore(t, world.NewClient(t, server.Addr), session.WithHeldKeysTracked())
+	feed := new(toldEnds)
+	ctx, stop := context.WithCancel(t.Context())
+	watched := make(chan error, 1)
+	go func() { watched <- store.Watch(ctx, feed) }()
+	defer func() { stop(); <-watched }()
+	world.Eventually(t, "the feed is trusted", feed.isTrusted)
+
+	elsewhere := world.NewRedisStore(t, world.NewClient(t, server.Addr))
+	for range 3 {
+		rec := session.Record{UserID: world.Alice, Value: "v", Expires: time.Now().Add(time.Hour)}
+		_, err := elsewhere.Swap(t.Context(), session.Record{UserID: world.Alice}, rec)
+		require.NoError(t, err)
+		_, err = store.Get(t.Context(), world.Alice)
+		require.NoError(t, err)
+		before := feed.count()
+		require.NoError(t, elsewhere.MarkLoggedOut(t.Context(), rec, time.Now(), time.Hour))
+		world.Eventually(t, "the end is told", func() bool { return feed.count() > before })
+	}
+}
+
+func TestHolderNeedsNoMoreOfAnACLThanItsDocsSay(t *testing.T) {
+	server := redistest.Start(t, redistest.WithACL("bot on >secret +client|id "+strings.Join(documentedACL(t), " ")))
+	client := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "bot", Password: "secret"})
+	t.Cleanup(func() { client.Close() })
+	w := world.New(t, world.NewRedisStore(t, client, session.WithHeldKeysTracked()))
+	require.NoError(t, useEverything(t.Context(), w))
+	w.Login(w.Svc)
+	w.Cache()
+	require.NotEmpty(t, heldConnections(server))
+	require.Empty(t, refusals(server.MustDo("ACL", "LOG")))
+}
+
+func TestCloseLeavesNoGoroutineOfAHolder(t *testing.T) {
+	server := redistest.Start(t)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr})
+	require.NoError(t, client.Ping(t.Context()).Err())
+	store, err := session.NewRedisStore(client, session.WithHeldKeysTracked())
+	require.NoError(t, err)
+	w := world.New(t, store)
+	w.Login(w.Svc)
+	w.Cache()
+	var callers sync.WaitGroup
+	for i := range 10 {
+		callers.Go(func() { _, _ = w.Svc.Peek(t.Context(), world.UserID(i)) })
+	}
+	callers.Wait()
+	require.NoError(t, w.Svc.Close())
+	require.NoError(t, store.Close())
+	world.Eventually(t, "all have ended", func() bool {
+		stacks := make([]byte, 1<<20)
+		stacks = stacks[:runtime.Stack(stacks, true)]
+		return !strings.Contains(string(stacks), "mana/session.")
+	})
+	require.NoError(t, client.Close())
 }

@@ -89,6 +89,7 @@ func TestCountersNeedNoStore(t *testing.T) {
 	stats, err := w.Svc.Stats(t.Context())
 	require.ErrorIs(t, err, session.ErrStoreUnavailable)
 	require.EqualValues(t, 1, stats.Logins)
+	require.NotContains(t, w.Log.String(), "store does not answer", "it does, to all else")
 	server.MustDo("CONFIG", "RESETSTAT")
 	for range 10_000 {
 		require.EqualValues(t, 1, w.Svc.Counters().Logins)

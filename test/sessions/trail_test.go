@@ -172,6 +172,21 @@ func TestTrailTellsWhatWasStoredLater(t *testing.T) {
 	})
 }
 
+func TestTrailTellsThatALoginThatWasStoredLaterReplacedAnotherAccount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := storetest.NewFaultStore()
+		defer h.Close()
+		w := world.New(t, h)
+		w.Login(w.Svc)
+		h.Inject(storetest.Away)
+		_, err := w.Svc.Login(t.Context(), world.Alice, "bob@example.com", world.Password)
+		require.NoError(t, err)
+		h.Clear()
+		time.Sleep(time.Minute)
+		require.Equal(t, "replaced by login, began by login", story(t, w.Svc))
+	})
+}
+
 func TestTrailOutlivesTheSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := world.New(t, session.NewMemoryStore())

@@ -1,0 +1,224 @@
+package sessions_test
+
+import (
+	"context"
+	"iter"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mana/session"
+	"github.com/mana/session/internal/world"
+	"github.com/mana/session/sessiontest"
+	"github.com/mana/session/storetest"
+)
+
+const week = 7 * 24 * time.Hour
+
+// onFaults runs a test in a bubble, in a world on a store that fails as it wants.
+func onFaults(t *testing.T, test func(t *testing.T, w *world.World, h *storetest.FaultStore, l *told)) {
+	synctest.Test(t, func(t *testing.T) {
+		h := storetest.NewFaultStore()
+		defer h.Close()
+		test(t, world.New(t, h), h, new(told))
+	})
+}
+
+// fastClock is a store to which a bot has written whose clock is fast.
+type fastClock struct{ *session.MemoryStore }
+
+func (f fastClock) Trail(ctx context.Context, userID string) ([]session.TrailEntry, error) {
+	entries, err := f.MemoryStore.Trail(ctx, userID)
+	for i, e := range entries {
+		e.First, e.Last = e.First.Add(time.Minute), e.Last.Add(time.Minute)
+		if !e.Ends.IsZero() {
+			e.Ends = e.Ends.Add(time.Minute)
+		}
+		entries[i] = e
+	}
+	return entries, err
+}
+
+func TestExpiryIsToldWhateverTheClockOfTheBotThatWroteLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := world.New(t, fastClock{session.NewMemoryStore()})
+		var l told
+		l.bots(w, 2)
+		w.Login(w.Svc)
+		time.Sleep(week + time.Hour)
+		require.Len(t, l.all(), 1)
+	})
+}
+
+// A bot without trails, or of a version that had none, notes only the logout's time.
+func TestLogoutThatLeftNoTrailIsNoExpiry(t *testing.T) {
+	onFaults(t, func(t *testing.T, w *world.World, _ *storetest.FaultStore, l *told) {
+		l.bots(w, 2)
+		w.Login(w.Svc)
+		time.Sleep(week - time.Hour)
+		require.NoError(t, w.Service(session.WithTrail(false)).Logout(t.Context(), world.Alice))
+		time.Sleep(2 * week)
+		require.Empty(t, l.all())
+	})
+}
+
+func TestExpiryWhileTheStoreIsAwayIsToldWhenItIsBack(t *testing.T) {
+	onFaults(t, func(t *testing.T, w *world.World, h *storetest.FaultStore, l *told) {
+		l.bots(w, 2)
+		w.Login(w.Svc)
+		time.Sleep(week - time.Minute)
+		h.Inject(storetest.Away)
+		time.Sleep(10 * time.Minute)
+		require.Empty(t, l.all())
+		h.Clear()
+		time.Sleep(5 * time.Minute)
+		require.Len(t, l.all(), 1)
+	})
+}
+
+func TestSessionsThatCouldNotBeListedAreListedAgainSoon(t *testing.T) {
+	for name, fault := range map[string]storetest.Fault{"away": storetest.Away, "panics": storetest.Panic} {
+		t.Run(name, func(t *testing.T) {
+			onFaults(t, func(t *testing.T, w *world.World, h *storetest.FaultStore, l *told) {
+				w.Login(w.Svc)
+				time.Sleep(week - 3*time.Hour)
+				h.Inject(fault, storetest.All)
+				l.bots(w, 2)
+				time.Sleep(5 * time.Minute)
+				h.Clear()
+				time.Sleep(4 * time.Hour)
+				require.Len(t, l.all(), 1)
+			})
+		})
+	}
+}
+
+// early is a store that lists records as ending a minute before it drops them, as one
+// does whose clock is slower than the bot's.
+type early struct{ *storetest.FaultStore }
+
+func (s early) All(ctx context.Context) iter.Seq2[session.Record, error] {
+	return func(yield func(session.Record, error) bool) {
+		for rec, err := range s.FaultStore.All(ctx) {
+			rec.Expires = rec.Expires.Add(-time.Minute)
+			if !yield(rec, err) {
+				return
+			}
+		}
+	}
+}
+
+func TestExpiryIsToldThoughTheStoreDropsTheRecordLater(t *testing.T) {
+	onFaults(t, func(t *testing.T, w *world.World, h *storetest.FaultStore, l *told) {
+		w.Login(w.Svc)
+		w.Store = early{h}
+		l.bots(w, 2)
+		time.Sleep(week + time.Hour)
+		require.Len(t, l.all(), 1)
+	})
+}
+
+func TestSessionThatCleanupDropsIsTold(t *testing.T) {
+	for name, cleans := range map[string]bool{"a bot that tells": true, "one that does not": false} {
+		t.Run(name, func(t *testing.T) {
+			onFaults(t, func(t *testing.T, w *world.World, _ *storetest.FaultStore, l *told) {
+				bots := l.bots(w, 2)
+				w.Put(world.Bob, "no session")
+				time.Sleep(30 * time.Second) // the store sweeps by the minute
+				w.Login(w.Svc)
+				time.Sleep(week + 100*time.Millisecond) // nobody has looked yet
+				cleaner := w.Svc
+				if cleans {
+					cleaner = bots[0]
+				}
+				dropped, err := cleaner.Cleanup(t.Context())
+				require.NoError(t, err)
+				require.Equal(t, 1, dropped)
+				time.Sleep(time.Hour)
+				require.Len(t, l.all(), 1)
+				require.Equal(t, session.EndExpired, l.all()[0].Reason)
+			})
+		})
+	}
+}
+
+func TestUserWhoLogsOutMeanwhileIsNotToldOfTheServersNo(t *testing.T) {
+	onFaults(t, func(t *testing.T, w *world.World, h *storetest.FaultStore, l *told) {
+		bot := l.bots(w, 1)[0]
+		w.LoginDead()
+		w.Auth.RevokeRefreshTokens(world.Email)
+		w.Store = h.Another()
+		other := w.Service()
+		h.Inject(func(ctx context.Context, call storetest.Call) error {
+			require.NoError(t, other.Logout(context.Background(), world.Alice))
+			return call.Do(ctx)
+		}, storetest.Delete)
+		_, err := bot.Token(t.Context(), world.Alice)
+		require.ErrorIs(t, err, session.ErrNotLoggedIn)
+		time.Sleep(time.Minute)
+		require.Empty(t, l.all())
+	})
+}
+
+// A session that ends while the Service is closed is told of before Close returns.
+func TestCloseTellsWhatEndsMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := world.New(t, session.NewMemoryStore())
+		var l told
+		bot := l.bots(w, 1)[0]
+		const id = "@50%:matrix.example" // which cannot have a link
+		w.Auth.SetTokenTTL(30 * time.Second)
+		_, err := w.Svc.Login(t.Context(), id, world.Email, world.Password)
+		require.NoError(t, err)
+		w.Auth.RevokeRefreshTokens(world.Email)
+		w.Auth.Inject(sessiontest.Refresh, 1, sessiontest.Delay(time.Second))
+		asked := world.Later(func() error { _, err := bot.Token(t.Context(), id); return err })
+		time.Sleep(500 * time.Millisecond)
+		require.NoError(t, bot.Close())
+		require.Error(t, <-asked)
+		require.Empty(t, w.Stored(id))
+		require.Len(t, l.all(), 1)
+	})
+}
+
+// After Close nobody is told: what waits is dropped, logged and counted.
+func TestListenerThatHangsIsNotCalledAfterClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := world.New(t, session.NewMemoryStore())
+		var l told
+		release := make(chan struct{})
+		bot, err := session.New(append(w.Auth.Options(), session.WithStore(w.Store), session.WithOnSessionEnd(func(ctx context.Context, end session.SessionEnd) {
+			l.tell(ctx, end)
+			<-release
+		}))...)
+		require.NoError(t, err)
+		token := w.Auth.MintToken(world.Email, time.Now().Add(-time.Minute))
+		for _, id := range []string{world.Alice, world.Bob, world.Carol} {
+			w.Put(id, world.TsRecord(token, "", "{}"))
+			_, err := bot.Token(t.Context(), id)
+			require.ErrorIs(t, err, session.ErrNotLoggedIn)
+		}
+		require.Error(t, bot.Close(), "the function still runs")
+		close(release)
+		synctest.Wait()
+		require.Len(t, l.all(), 1)
+		require.EqualValues(t, 2, bot.Counters().EndsDropped)
+	})
+}
+
+func TestListenerThatClosesTheServiceEndsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := world.New(t, session.NewMemoryStore())
+		closed := make(chan error, 1)
+		var bot *session.Service
+		bot = w.Service(session.WithOnSessionEnd(func(context.Context, session.SessionEnd) { closed <- bot.Close() }))
+		w.LoginDead()
+		w.Auth.RevokeRefreshTokens(world.Email)
+		_, err := bot.Token(t.Context(), world.Alice)
+		require.Error(t, err)
+		time.Sleep(time.Minute)
+		require.ErrorContains(t, <-closed, "WithOnSessionEnd")
+	})
+}
