@@ -173,8 +173,13 @@ func (e *ends) lookAt(userID string) (again time.Time, err error) {
 			return err
 		}
 		what := TrailEvent{Kind: TrailEnded, By: byExpiry, Reason: "not used since " + trail[0].Last.UTC().Format(time.RFC3339)}
-		if err := e.records.remove(ctx, now.stored, what); err != nil {
+		held, err := e.records.removeExpired(ctx, now.stored, what)
+		if err != nil {
 			return err
+		}
+		if !held { // a linked user comes back just now
+			again = time.Now()
+			return nil
 		}
 		e.records.logger.Info("session: expired", "user", userID)
 		e.add(SessionEnd{UserID: userID, Reason: EndExpired})

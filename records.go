@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"iter"
 	"log/slog"
@@ -169,6 +170,21 @@ func (r *records) remove(ctx context.Context, old Record, what TrailEvent) error
 	old.Event = r.note(what)
 	op := r.begin(ctx, OpStoreDelete)
 	return r.removed(old.UserID, op.end(r.store.Delete(op.ctx, old)))
+}
+
+// removeExpired is remove for what ended by itself, or for the absence that it left. It
+// holds the user's lease meanwhile, so that it ends nothing that a flight is about to
+// begin: held is false while there is one.
+func (r *records) removeExpired(ctx context.Context, old Record, what TrailEvent) (held bool, err error) {
+	owner := rand.Text()
+	lease, _, err := r.acquire(ctx, old.UserID, owner, leaseTTL)
+	if err != nil || !lease.Held {
+		return false, err
+	}
+	if err = r.remove(ctx, old, what); err != nil {
+		_ = r.release(ctx, old.UserID, owner, "", 0)
+	}
+	return true, err
 }
 
 // removeLoggedOut deletes old because of a logout at the given time, or returns

@@ -266,10 +266,11 @@ func (s *Service) Cleanup(ctx context.Context) (int, error) {
 			continue
 		}
 		// It is for those who tell of it to note it, of whom the first does.
-		err := s.records.remove(ctx, l.Record, TrailEvent{})
-		if errors.Is(err, ErrConflict) {
-			continue // somebody has just logged in again
-		} else if err != nil {
+		held, err := s.records.removeExpired(ctx, l.Record, TrailEvent{})
+		switch {
+		case errors.Is(err, ErrConflict), err == nil && !held:
+			continue // somebody has just logged in again, or is about to
+		case err != nil:
 			return dropped, err
 		}
 		dropped++

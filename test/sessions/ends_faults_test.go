@@ -222,3 +222,26 @@ func TestListenerThatClosesTheServiceEndsIt(t *testing.T) {
 		require.ErrorContains(t, <-closed, "WithOnSessionEnd")
 	})
 }
+
+// To tell of an expiry is to end the absence that it left, which must not end what a
+// linked user's next command is about to begin.
+func TestTellingOfAnExpiryDoesNotDisturbWhoComesBackJustThen(t *testing.T) {
+	for _, after := range []time.Duration{0, 900 * time.Millisecond, 1100 * time.Millisecond, 3 * time.Second} {
+		t.Run(after.String(), func(t *testing.T) {
+			onFaults(t, func(t *testing.T, w *world.World, _ *storetest.FaultStore, l *told) {
+				w.Auth.Link(world.Alice, world.Email)
+				bots := l.bots(w, 3)
+				w.Login(w.Svc)
+				time.Sleep(week + after)
+				w.Auth.Inject(sessiontest.LinkFetch, 1, sessiontest.AnswerLate(4*time.Second))
+				token, err := bots[0].Token(t.Context(), world.Alice)
+				require.NoError(t, err)
+				require.NotEmpty(t, token)
+				time.Sleep(time.Hour)
+				_, err = bots[1].Token(t.Context(), world.Alice)
+				require.NoError(t, err)
+				require.LessOrEqual(t, len(l.all()), 1)
+			})
+		})
+	}
+}
