@@ -160,7 +160,7 @@ func TestDoctorFindsFaultsOfTheAuthServer(t *testing.T) {
 func TestDoctorComparesClocks(t *testing.T) {
 	w := newWorld(t)
 	w.redis.MustDo("SET", "bot:session:"+alice, `{"token":"a.b.c"}`)
-	for ahead, want := range map[time.Duration]level{0: fine, 12 * time.Second: warning, -time.Minute: fault} {
+	for ahead, want := range map[time.Duration]level{0: fine, 12 * time.Second: warning, -time.Minute: fault, -12 * time.Second: warning, time.Minute: fault} {
 		w.auth.SetClockSkew(ahead)
 		code := exitOK
 		if want == fault {
@@ -180,4 +180,35 @@ func TestSentinelNamesTheMaster(t *testing.T) {
 	assert.Len(t, runJSON[listed](w, exitOK, "users", "--sentinel-master", sentinel.MasterName).Users, 1)
 	assert.Contains(t, found(t, w, exitOK, "Redis", "--sentinel-master", sentinel.MasterName).Found, "the master that Sentinel names")
 	assert.Equal(t, exitStore, w.run("users", "--sentinel-master", "another").code)
+}
+
+func TestWhatRedisSaysOfItselfIsJudged(t *testing.T) {
+	for _, c := range []struct {
+		version string
+		want    level
+	}{{"7.0.0", fine}, {"7.2.4", fine}, {"10.1.0", fine}, {"6.2.14", fault}, {"6", fault}, {"", fault}, {"unstable", fault}} {
+		f := examineVersion(info{"redis_version": c.version})
+		assert.Equal(t, c.want, f.Level, c.version)
+		assert.Equal(t, c.want != fine, f.Remedy != "")
+	}
+	for apart, want := range map[time.Duration]level{0: fine, 4 * time.Second: fine, -4 * time.Second: fine, 6 * time.Second: warning, -time.Hour: warning} {
+		f := judgeRedisClock(apart)
+		assert.Equal(t, want, f.Level, apart)
+		assert.Equal(t, want != fine, f.Remedy != "")
+	}
+	for _, c := range []struct {
+		fields info
+		want   level
+	}{
+		{info{"maxmemory_policy": "noeviction", "maxmemory": "0"}, fine},
+		{info{"maxmemory_policy": "noeviction", "maxmemory": "100", "used_memory": "95"}, warning},
+		{info{"maxmemory_policy": "volatile-lru", "maxmemory": "0"}, warning},
+		{info{"maxmemory_policy": "volatile-lru", "maxmemory": "100"}, fault},
+		{info{"maxmemory_policy": "noeviction", "evicted_keys": "1"}, fault},
+		{info{}, fine},
+	} {
+		f := examineEviction(c.fields)
+		assert.Equal(t, c.want, f.Level, c.fields)
+		assert.Equal(t, c.want != fine, f.Remedy != "")
+	}
 }

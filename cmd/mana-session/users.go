@@ -60,7 +60,7 @@ func (a *app) doUsers(ctx context.Context, l listing) error {
 	case l.limit < 0:
 		return usage(fmt.Errorf("--limit %d is negative", l.limit))
 	}
-	d, err := a.config.open(false)
+	d, err := a.config.open(ctx, false)
 	if err != nil {
 		return err
 	}

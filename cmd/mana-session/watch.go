@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -50,11 +49,18 @@ func (a *app) doWatch(ctx context.Context, filter string) error {
 	if err != nil {
 		return err
 	}
-	d, err := a.config.open(false)
+	d, err := a.config.open(ctx, false)
 	if err != nil {
 		return err
 	}
 	defer d.close()
+	// Whoever may not read hears of changes all the same, and would learn nothing else.
+	switch _, err := d.store.Get(ctx, probeUser); {
+	case ctx.Err() != nil:
+		return nil
+	case err != nil && !errors.Is(err, session.ErrNotFound):
+		return storeError(err)
+	}
 	f := newFeed(matches)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -114,16 +120,13 @@ func (d *deployment) lookUp(ctx context.Context, c *change) {
 	if err != nil || len(trail) == 0 || c.At.Sub(trail[0].Last).Abs() > recent {
 		return
 	}
-	c.What, c.Ends = &trail[0], timeOrNull(trail[0].SessionEnds)
+	c.What, c.Ends = &trailInUTC(trail)[0], timeOrNull(trail[0].SessionEnds)
 }
 
 func (a *app) changeLine(c change) error {
 	if a.json {
-		line, err := json.Marshal(c)
-		if err == nil {
-			_, err = fmt.Fprintf(a.out, "%s\n", line)
-		}
-		return err
+		c.At = inUTC(c.At)
+		return a.jsonLine(c)
 	}
 	var text string
 	switch {
