@@ -215,8 +215,12 @@ func ended(e session.TrailEvent) diagnosis {
 		because: fmt.Sprintf("was logged out by the auth server's clear no%s, at %s: %s.", where, moment(e.Last), reason(e)),
 		remedy:  loginAgain,
 	}
-	switch {
-	case strings.Contains(e.Reason, "link"):
+	switch said := strings.ToLower(e.Reason); {
+	case strings.Contains(said, "user not found"):
+		d.remedy += "The account is not there any more: it was deleted, or the auth server has lost it."
+	case strings.Contains(said, "expired"):
+		d.remedy += "The refresh token had run out: it lasts a week, and no bot used the session for that long."
+	case strings.Contains(said, "link"):
 		d.remedy += "The account has no link to this Matrix user, and no refresh token that works: it was unlinked or deleted, or the refresh token " +
 			"was revoked, used elsewhere or older than a week."
 	default:
@@ -228,9 +232,13 @@ func ended(e session.TrailEvent) diagnosis {
 
 // blameEviction says more about a record that is gone, by what Redis counts.
 func (d *diagnosis) blameEviction(evicted int64, policies []string) {
-	if evicted > 0 {
-		d.notes = append(d.notes, fmt.Sprintf("Redis has evicted %d keys since it was started (maxmemory-policy %s): that is the likely cause.",
-			evicted, strings.Join(policies, ", ")))
+	switch counted := fmt.Sprintf("Redis has evicted %d keys since it was started (maxmemory-policy %s)", evicted, strings.Join(policies, ", ")); {
+	case evicted == 0:
+	case d.cause == causeUnknown:
+		d.notes = append(d.notes, counted+": that may have taken the record and the trail.")
+		d.remedy += " Give Redis more memory, and set maxmemory-policy noeviction."
+	default:
+		d.notes = append(d.notes, counted+": that is the likely cause.")
 		d.remedy = loginAgain + "Give Redis more memory, and set maxmemory-policy noeviction."
 	}
 }

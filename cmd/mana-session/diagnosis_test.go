@@ -93,9 +93,31 @@ func TestEvictionIsNamedWhenRedisHasEvicted(t *testing.T) {
 	d := facts{trail: []session.TrailEvent{began}}.diagnose(noon.Add(time.Hour))
 	d.blameEviction(0, []string{"noeviction"})
 	assert.Len(t, d.notes, 1)
+	gone := facts{}.diagnose(noon)
+	gone.blameEviction(12, []string{"allkeys-lru"})
+	assert.Equal(t, causeUnknown, gone.cause)
+	assert.Contains(t, gone.notes[1], "evicted 12 keys since it was started (maxmemory-policy allkeys-lru): that may have taken")
+	assert.Contains(t, gone.remedy, "check the user ID")
+	assert.Contains(t, gone.remedy, "noeviction")
 	d.blameEviction(12, []string{"allkeys-lru"})
 	assert.Contains(t, d.notes[1], "evicted 12 keys since it was started (maxmemory-policy allkeys-lru)")
 	assert.Contains(t, d.remedy, "noeviction")
+}
+
+// What to do about a "no" is told by the server's words.
+func TestTheRemedyIsThatForTheServersNo(t *testing.T) {
+	for reason, remedy := range map[string]string{
+		"refresh: auth server answered 401: Invalid refresh token":                     "revoked, used elsewhere",
+		"refresh: auth server answered 401: User not found":                            "it was deleted",
+		"refresh: auth server answered 401: Refresh token expired":                     "had run out",
+		"link fetch: auth server answered 404: No link found for this Matrix user":     "has no link",
+		"refresh: auth server answered 401: something that nobody has thought of here": "revoked, used elsewhere",
+	} {
+		d := facts{trail: []session.TrailEvent{event(session.TrailEnded, "auth server", reason, noon), began}}.diagnose(noon.Add(time.Hour))
+		assert.Equal(t, causeRefused, d.cause)
+		assert.Contains(t, d.because, reason)
+		assert.Contains(t, d.remedy, remedy, reason)
+	}
 }
 
 func TestEveryKindOfEventIsASentence(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 )
 
@@ -137,6 +138,11 @@ func (d *deployment) examineConnection(ctx context.Context) finding {
 	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	took, err := d.ping(limited)
+	if single, ok := d.client.(*redis.Client); ok && err == nil {
+		if fields, _ := serverInfo(limited, single); fields["redis_mode"] == "sentinel" {
+			return finding{Check: "Redis", Level: fault, code: exitStore, Found: d.name + " is a Sentinel", Remedy: "Name the master that it looks after: --sentinel-master NAME."}
+		}
+	}
 	if err == nil {
 		f := finding{Check: "Redis", Level: fine, Found: fmt.Sprintf("%s answers in %.1f ms", d.name, took.Seconds()*1000)}
 		if took > slow {
@@ -154,6 +160,10 @@ func (d *deployment) examineConnection(ctx context.Context) finding {
 		f.Remedy = "Is Redis running, and are host and port right? Bots serve what they know, and keep what they write until it is back."
 	case strings.Contains(text, "cluster support disabled"):
 		f.Remedy = "This Redis is no Cluster: leave --cluster out."
+	case strings.Contains(text, "unknown command 'sentinel'"):
+		f.Remedy = "There is no Sentinel at that address: name one, or leave --sentinel-master out."
+	case strings.Contains(text, "all sentinels"):
+		f.Remedy = "No Sentinel there knows a master of that name (redis-cli -p 26379 SENTINEL MASTERS lists them), or none of them can be reached."
 	case strings.Contains(text, "tls:"), strings.Contains(text, "x509:"):
 		f.Remedy = "Redis speaks no TLS, or has a certificate that this machine does not trust: redis:// is without, rediss:// with TLS."
 	case limited.Err() != nil, errors.Is(err, context.DeadlineExceeded), strings.Contains(text, "timeout"):
@@ -192,7 +202,11 @@ func (d *deployment) examineRecords(ctx context.Context) finding {
 	unread := make(map[string]int)
 	for rec, err := range d.store.All(ctx) {
 		if err != nil {
-			return finding{Check: "records", Level: fault, Found: plain(err), code: exitStore, Remedy: "Counting and listing take +scan and +getrange."}
+			f := finding{Check: "records", Level: fault, Found: plain(err), code: exitStore, Remedy: "They cannot be listed: see what else is wrong here."}
+			if strings.Contains(f.Found, "NOPERM") {
+				f.Remedy = "Counting and listing take +scan and +getrange."
+			}
+			return f
 		}
 		read++
 		changed, err := d.svc.Reseal(ctx, rec, false)

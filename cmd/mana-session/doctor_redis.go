@@ -71,8 +71,12 @@ func (d *deployment) examinePermissions(ctx context.Context) finding {
 		case strings.HasPrefix(text, "MOVED"):
 			return finding{Check: "permissions", Level: fault, code: exitStore, Found: "this Redis is a node of a Cluster, and is not treated as one",
 				Remedy: "Add --cluster; bots need a redis.ClusterClient."}
+		case strings.HasPrefix(text, "CLUSTERDOWN"):
+			return finding{Check: "permissions", Level: fault, code: exitStore, Found: "not known: " + text, Remedy: "See what is said of the Cluster."}
 		case limited.Err() != nil:
 			return finding{Check: "permissions", Level: fault, code: exitStore, Found: fmt.Sprintf("not known: Redis took more than %s for some small commands", patience), Remedy: lookAtLoad}
+		case !isReply(err):
+			return finding{Check: "permissions", Level: fault, code: exitStore, Found: "not known: " + plain(err), Remedy: "See what is said of the servers, or of the Cluster."}
 		default:
 			return finding{Check: "permissions", Level: fault, code: exitStore, Found: strings.ToUpper(try.command) + ": " + plain(err),
 				Remedy: "Try the command with redis-cli."}
@@ -83,6 +87,12 @@ func (d *deployment) examinePermissions(ctx context.Context) finding {
 			Remedy: "Grant what docs/operations.md lists, for the keys " + patterns("~") + ": ACL SETUSER NAME " + strings.Join(unique(missing), " ")}
 	}
 	return finding{Check: "permissions", Level: fine, Found: "all commands that bots need are permitted"}
+}
+
+// isReply reports whether a server has answered, if with an error.
+func isReply(err error) bool {
+	_, ok := errors.AsType[redis.Error](err)
+	return ok
 }
 
 func unique(list []string) []string {
@@ -104,15 +114,7 @@ func (d *deployment) examineServers(ctx context.Context) []finding {
 	var mu sync.Mutex
 	var found []finding
 	err := d.masters(limited, func(ctx context.Context, master *redis.Client) error {
-		fields, infoErr := serverInfo(ctx, master)
-		findings := []finding{examineClock(ctx, master)}
-		if infoErr != nil {
-			findings = append(findings, finding{Check: "server", Level: warning,
-				Found:  "INFO: " + infoErr.Error() + ": version, memory and eviction are not known",
-				Remedy: "Permit this program's user +info, or look at INFO memory as another."})
-		} else {
-			findings = append(findings, d.examineInfo(fields)...)
-		}
+		findings := d.examineServer(ctx, master)
 		mu.Lock()
 		defer mu.Unlock()
 		found = append(found, findings...)
@@ -125,6 +127,32 @@ func (d *deployment) examineServers(ctx context.Context) []finding {
 		found = append(found, examineCluster(limited, cluster))
 	}
 	return found
+}
+
+// examineServer looks at one master, which is named if there are several.
+func (d *deployment) examineServer(ctx context.Context, master *redis.Client) []finding {
+	name := ""
+	if _, several := d.client.(*redis.ClusterClient); several {
+		name = master.Options().Addr + ": "
+		if err := master.Ping(ctx).Err(); err != nil && !strings.HasPrefix(err.Error(), "NOPERM") {
+			return []finding{{
+				Check: "server", Level: fault, code: exitStore, Found: name + plain(err),
+				Remedy: "Is this node running, and can it be reached from here? Until another takes its place, its users are served as in an outage.",
+			}}
+		}
+	}
+	findings := []finding{examineClock(ctx, master)}
+	if fields, err := serverInfo(ctx, master); err != nil {
+		findings = append(findings, finding{Check: "server", Level: warning,
+			Found:  "INFO: " + plain(err) + ": version, memory and eviction are not known",
+			Remedy: "Permit this program's user +info, or look at INFO memory as another."})
+	} else {
+		findings = append(findings, d.examineInfo(fields)...)
+	}
+	for i := range findings {
+		findings[i].Found = name + findings[i].Found
+	}
+	return findings
 }
 
 func (d *deployment) examineInfo(fields info) []finding {

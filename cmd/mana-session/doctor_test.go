@@ -212,3 +212,45 @@ func TestWhatRedisSaysOfItselfIsJudged(t *testing.T) {
 		assert.Equal(t, c.want != fine, f.Remedy != "")
 	}
 }
+
+func TestDoctorNamesANodeOfAClusterThatIsDown(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, 0)
+	w := newWorld(t)
+	t.Setenv("REDIS_URL", "redis://"+cluster.Addrs()[0]+"?addr="+cluster.Addrs()[1])
+	cluster.Nodes[2].Kill()
+	eventually(t, "the Cluster notices", func() bool {
+		return strings.Contains(cluster.Nodes[0].MustDo("CLUSTER", "INFO"), "cluster_state:fail")
+	})
+	e := runJSON[examined](w, exitStore, "doctor", "--cluster")
+	checks := make(map[string]int)
+	for _, f := range e.Findings {
+		checks[f.Check]++
+		assert.NotContains(t, f.Remedy, "Permit", "nothing is forbidden")
+		assert.NotContains(t, f.Remedy, "+scan")
+		if f.Check == "server" {
+			assert.Equal(t, fault, f.Level)
+			assert.Contains(t, f.Found, cluster.Nodes[2].Addr+": ")
+		}
+		if f.Check == "version" || f.Check == "eviction" {
+			assert.Regexp(t, `^127\.0\.0\.1:\d+: `, f.Found)
+		}
+	}
+	assert.Equal(t, 1, checks["server"])
+	assert.Equal(t, 2, checks["version"])
+	f := found(t, w, exitStore, "Cluster", "--cluster")
+	assert.Contains(t, f.Found, "state fail")
+	assert.Contains(t, f.Remedy, "--cluster check")
+	assert.Contains(t, found(t, w, exitStore, "permissions", "--cluster").Remedy, "said of the ")
+}
+
+func TestDoctorNamesWhatIsWrongWithSentinels(t *testing.T) {
+	sentinel := redistest.StartSentinel(t)
+	w := newWorld(t)
+	t.Setenv("REDIS_URL", "redis://"+sentinel.Addrs()[0])
+	f := found(t, w, exitStore, "Redis")
+	assert.Contains(t, f.Found, "is a Sentinel")
+	assert.Contains(t, f.Remedy, "--sentinel-master")
+	assert.Contains(t, found(t, w, exitStore, "Redis", "--sentinel-master", "another").Remedy, "knows a master of that name")
+	t.Setenv("REDIS_URL", "redis://"+sentinel.Master.Addr)
+	assert.Contains(t, found(t, w, exitStore, "Redis", "--sentinel-master", sentinel.MasterName).Remedy, "leave --sentinel-master out")
+}

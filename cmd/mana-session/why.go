@@ -41,7 +41,7 @@ func (a *app) doWhy(ctx context.Context, userID string) error {
 		return err
 	}
 	found := f.diagnose(time.Now())
-	if found.cause == causeRemoved {
+	if found.cause == causeRemoved || found.cause == causeUnknown {
 		found.blameEviction(d.evictions(ctx))
 	}
 	e := explained{
