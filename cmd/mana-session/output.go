@@ -32,15 +32,18 @@ func (a *app) printJSON(v any) error { return a.encode(v, "  ") }
 func (a *app) jsonLine(v any) error  { return a.encode(v, "") }
 
 func (a *app) encode(v any, indent string) error {
-	var text bytes.Buffer
-	enc := json.NewEncoder(&text)
+	enc := json.NewEncoder(printing{a.out})
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", indent)
-	if err := enc.Encode(v); err != nil {
-		return err
-	}
-	_, err := a.out.Write(printableJSON(text.Bytes()))
-	return err
+	return enc.Encode(v)
+}
+
+// printing writes documents, of which it gets each as a whole.
+type printing struct{ w io.Writer }
+
+func (p printing) Write(document []byte) (int, error) {
+	_, err := p.w.Write(printableJSON(document))
+	return len(document), err
 }
 
 // printableJSON is JSON that says the same and has nothing in it that moves a cursor,
