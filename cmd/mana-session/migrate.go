@@ -215,6 +215,9 @@ func (m *migration) ready(ctx context.Context) error {
 	if !m.write || m.force {
 		return nil
 	}
+	if err := m.rightKeys(ctx); err != nil {
+		return err
+	}
 	bots, err := m.d.running(ctx)
 	if err != nil || bots == 0 {
 		return err
@@ -236,6 +239,36 @@ func (m *migration) ready(ctx context.Context) error {
 	return &exit{exitFailed, fmt.Errorf("bots run (%d), and none has written a record as this would: they seem not to be at that step. "+
 		"A bot that cannot read a record takes its user for logged out. Take the steps of docs/encryption.md first, or, "+
 		"if all bots are there and have just not written yet, add --force. A mana-session watch counts as a bot", bots)}
+}
+
+// rightKeys refuses to seal what is in plain text with keys that open nothing, while
+// most is sealed with others: those are the bots'.
+func (m *migration) rightKeys(ctx context.Context) error {
+	if m.what == "decrypt" {
+		return nil
+	}
+	var read, plain, foreign int
+	for rec, err := range m.d.store.All(ctx) {
+		if err != nil {
+			return err
+		}
+		switch _, err := m.d.svc.Reseal(ctx, rec, false); {
+		case err == nil && isSealed(rec):
+			return nil
+		case err == nil:
+			plain++
+		case isSealed(rec):
+			foreign++
+		}
+		if read++; read == sampled {
+			break
+		}
+	}
+	if plain == 0 || foreign <= plain {
+		return nil
+	}
+	return &exit{exitFailed, fmt.Errorf("of %d records that were looked at, %d are sealed, none with a key that is given here, and %d are in plain text: "+
+		"sealed with these keys, no bot could read them. Give the keys of the bots, or, if these are new and the others are lost, add --force", read, foreign, plain)}
 }
 
 // each calls do for all records, several at a time.
