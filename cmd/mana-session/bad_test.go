@@ -289,6 +289,13 @@ func TestCompletionAndManualPages(t *testing.T) {
 		assert.Equal(t, exitOK, r.code)
 		assert.Contains(t, r.out, "mana-session")
 	}
+	for _, args := range [][]string{{"completion"}, {"completion", "tcsh"}, {"help", "nonsense"}, {"help", "migrate", "nonsense"}} {
+		r := w.run(args...)
+		assert.Equal(t, exitUsage, r.code, args)
+		assert.Empty(t, r.out, "what is written into a file is no help text")
+	}
+	assert.Contains(t, w.run("help", "migrate", "rotate").out, "--write")
+	assert.Contains(t, w.run("help").out, "why")
 	assert.Contains(t, w.run("__complete", "migrate", "").out, "encrypt\t")
 	assert.Contains(t, w.run("__complete", "users", "--sort", "").out, "ends\nuser\n")
 	dir := t.TempDir()

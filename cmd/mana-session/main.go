@@ -42,6 +42,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	cmd.SetIn(in)
 	cmd.SetOut(a.out)
 	cmd.SetErr(errOut)
+	sayNo(cmd) // which remembers where to print
 	err := cmd.ExecuteContext(ctx)
 	if err != nil && !a.started {
 		// Cobra's advice has lines of its own; and it may not have come to --json.
@@ -124,6 +125,31 @@ func (a *app) command() *cobra.Command {
 	a.config.flags(root.PersistentFlags())
 	root.AddCommand(a.status(), a.show(), a.users(), a.logout(), a.watch(), a.why(), a.migrate(), a.doctor(), man())
 	return root
+}
+
+// sayNo has cobra's own commands fail when they are asked for what they do not have:
+// they would print a help text, and exit with 0.
+func sayNo(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			show := cmd.Run
+			cmd.Run, cmd.RunE = nil, func(cmd *cobra.Command, args []string) error {
+				if _, rest, err := root.Find(args); err != nil || len(rest) > 0 {
+					return usage(fmt.Errorf("there is no command %q", strings.Join(args, " ")))
+				}
+				show(cmd, args)
+				return nil
+			}
+		case "completion":
+			cmd.Args = cobra.ArbitraryArgs
+			cmd.RunE = func(*cobra.Command, []string) error {
+				return usage(errors.New("completion for what? bash, zsh, fish or powershell"))
+			}
+		}
+	}
 }
 
 // version is that of the module, as the build has it.
