@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -233,6 +234,7 @@ type deployment struct {
 	keys   rediskeys.Keys
 	name   string // of the Redis, to be shown
 	stop   func() bool
+	behind atomic.Int64 // how far this machine's clock is behind that of Redis, in nanoseconds, if it was measured
 }
 
 // open prepares everything and asks nobody. Unless asks, the Service asks the auth

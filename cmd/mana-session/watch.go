@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
 	"github.com/mana/session"
@@ -61,6 +62,7 @@ func (a *app) doWatch(ctx context.Context, filter string) error {
 	case err != nil && !errors.Is(err, session.ErrNotFound):
 		return storeError(err)
 	}
+	d.measureClock(ctx)
 	f := newFeed(matches)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -105,6 +107,19 @@ func (a *app) feed(ctx context.Context, d *deployment, f *feed) error {
 	}
 }
 
+// measureClock finds out how far this machine's clock is from that of Redis, which will be
+// that of the bots, too. A Redis that does not tell is taken to agree.
+func (d *deployment) measureClock(ctx context.Context) {
+	_ = d.masters(ctx, func(ctx context.Context, master *redis.Client) error {
+		began := time.Now()
+		at, err := master.Time(ctx).Result()
+		if err == nil {
+			d.behind.Store(int64(at.Sub(began.Add(time.Since(began) / 2))))
+		}
+		return err
+	})
+}
+
 // lookUp adds to a change of a user what the store tells about it.
 func (d *deployment) lookUp(ctx context.Context, c *change) {
 	rec, _, err := d.store.LoggedOutAt(ctx, c.User)
@@ -116,8 +131,9 @@ func (d *deployment) lookUp(ctx context.Context, c *change) {
 		c.Event = "gone"
 	}
 	trail, err := d.svc.Trail(ctx, c.User)
-	const recent = 5 * time.Second // clocks differ
-	if err != nil || len(trail) == 0 || c.At.Sub(trail[0].Last).Abs() > recent {
+	const recent = 5 * time.Second // bots' clocks differ
+	happened := c.At.Add(time.Duration(d.behind.Load()))
+	if err != nil || len(trail) == 0 || happened.Sub(trail[0].Last).Abs() > recent {
 		return
 	}
 	c.What, c.Ends = &trailInUTC(trail)[0], timeOrNull(trail[0].SessionEnds)
