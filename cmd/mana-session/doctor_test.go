@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -150,6 +151,13 @@ func TestDoctorFindsFaultsOfTheAuthServer(t *testing.T) {
 	assert.Equal(t, fine, found(t, w, exitOK, "auth server", "--service-key-file", key).Level)
 	assert.Equal(t, warning, found(t, w, exitOK, "service key").Level)
 	assert.Equal(t, fine, found(t, w, exitOK, "auth server").Level)
+
+	w.auth.Inject(sessiontest.Any, 1, w.auth.Hang())
+	assert.Contains(t, found(t, w, exitAuth, "auth server").Found, "no answer in time")
+	assert.Contains(t, found(t, w, exitAuth, "auth server", "--auth-url", strings.Replace(w.auth.URL, "http:", "https:", 1)).Remedy, "no TLS")
+	web := httptest.NewTLSServer(http.NotFoundHandler())
+	defer web.Close()
+	assert.Contains(t, found(t, w, exitAuth, "auth server", "--auth-url", web.URL).Remedy, "certificate")
 
 	w.auth.Stop()
 	assert.Contains(t, found(t, w, exitAuth, "auth server").Found, "connection refused")
