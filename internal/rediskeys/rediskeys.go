@@ -120,10 +120,14 @@ func (k Keys) Patterns() []string {
 	for shared < min(len(k.prefix), len(k.auxPrefix)) && k.prefix[shared] == k.auxPrefix[shared] {
 		shared++
 	}
+	patterns := []string{k.prefix[:shared] + "*"}
 	if shared == 0 {
-		return []string{k.prefix + "*", k.auxPrefix + "*", k.heartbeats() + "*"}
+		patterns = []string{k.prefix + "*", k.auxPrefix + "*"}
 	}
-	return []string{k.prefix[:shared] + "*"}
+	if !strings.HasPrefix(k.heartbeats(), k.prefix[:shared]) || shared == 0 {
+		patterns = append(patterns, k.heartbeats()+"*") // has none of the prefix's braces
+	}
+	return patterns
 }
 
 // FenceOwner is the inverse of Fence, and TrailOwner that of Trail: whose the key is, if
