@@ -89,7 +89,9 @@ func (s snapshot) loginEvent(same bool) TrailEvent {
 	switch {
 	case !same:
 		e.Kind, e.Reason = TrailReplaced, "the account of the session was another"
-	case s.login == nil && s.stored.Exists():
+	case s.login != nil:
+		e.Reason = "over the session that there was" // else that had gone, which nobody may have noted
+	case s.stored.Exists():
 		e.Reason = "the record that was there is no session, or cannot be read"
 	}
 	return e

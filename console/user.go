@@ -108,7 +108,7 @@ func why(err error) string {
 }
 
 func newSessionView(s *session.Session) *sessionView {
-	view := &sessionView{Email: s.Email, Subject: s.Subject, TokenLeft: "does not say when it runs out"}
+	view := &sessionView{Email: visible(s.Email), Subject: visible(s.Subject), TokenLeft: "does not say when it runs out"}
 	if !s.ExpiresAt.IsZero() {
 		view.Ends = &moment{s.ExpiresAt}
 	}

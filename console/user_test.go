@@ -1,9 +1,11 @@
 package console_test
 
 import (
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -136,6 +138,33 @@ func TestWhatCannotBeSeenInAUserIDIsWrittenOut(t *testing.T) {
 	shows(t, get(t, c, "/"+link), world.Email)
 	require.Equal(t, http.StatusSeeOther, send(c, readForm(t, c, id).request()).Code)
 	require.Empty(t, w.Stored(id))
+}
+
+// Whoever can write to the store chooses what is in a record and its trail.
+func TestWhatStandsInARecordIsShownAsText(t *testing.T) {
+	server := redistest.Start(t)
+	w := world.New(t, world.NewRedisStore(t, world.NewClient(t, server.Addr)))
+	token := w.Auth.Sign(map[string]any{"sub": "<b>\u202es</b>", "exp": time.Now().Add(time.Hour).Unix()})
+	record, err := json.Marshal(map[string]any{
+		"token": token, "email": "\x1b[2J\u202e<script>alert(1)</script>\"'@x", "data": map[string]any{"<img src=x>": "\x1b"},
+		"expiresAt": time.Now().Add(time.Hour).UTC(),
+	})
+	require.NoError(t, err)
+	w.Put(world.Alice, string(record))
+	now := strconv.FormatInt(time.Now().UnixMilli(), 10)
+	for _, user := range []string{world.Alice, world.Bob} {
+		server.MustDo("SET", "bot:session-trail:{bot:session:"+user+"}",
+			now+" "+now+` 1 0 {"k":"ended","by":"auth server","bot":"<i>\u202e","why":"<script>\u0007\u2066\""}`)
+	}
+	c := newConsole(t, w.Svc)
+	page := get(t, c, userPath(world.Alice))
+	shows(t, page, `<bdi>\u{1b}[2J\u{202e}&lt;script&gt;alert(1)&lt;/script&gt;&#34;&#39;@x</bdi>`)
+	shows(t, page, `<bdi>&lt;b&gt;\u{202e}s&lt;/b&gt;</bdi>`)
+	shows(t, page, `at &lt;i&gt;\u{202e}: &lt;script&gt;\u{7}\u{2066}&#34;.`)
+	showsNot(t, page, "img src")
+	page += get(t, c, userPath(world.Bob))
+	shows(t, page, `There is no session: the auth server ended the session, at &lt;i&gt;\u{202e}: &lt;script&gt;`)
+	require.NotRegexp(t, `<script|<i>|<b>|[\x00-\x08\x0b-\x1f\x7f]|\x{202e}|\x{2066}`, page)
 }
 
 func TestAUsersPageWhenTheStoreIsAwayOrHangs(t *testing.T) {

@@ -79,10 +79,11 @@ func (m moment) Away() string {
 	}
 }
 
-// visible is a user ID as it is shown: what nobody could see in it is written out.
-func visible(userID string) string {
+// visible is a text from outside as it is shown: what nobody could see in it, or what
+// turns the text around it, is written out.
+func visible(text string) string {
 	var b strings.Builder
-	for _, r := range userID {
+	for _, r := range text {
 		if unicode.IsPrint(r) {
 			b.WriteRune(r)
 		} else {
@@ -147,9 +148,9 @@ func sentence(e session.TrailEvent) string {
 		s += ", at " + e.Bot
 	}
 	if e.Reason != "" {
-		return s + ": " + strings.TrimSuffix(e.Reason, ".") + "."
+		s += ": " + strings.TrimSuffix(e.Reason, ".")
 	}
-	return s + "."
+	return visible(s) + "."
 }
 
 // absence says what is known of why a user has no session. What the trail does not

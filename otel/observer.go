@@ -23,6 +23,7 @@ import (
 // "conflict" or "auth_unavailable", never with an error's text. The status of the
 // span is Error only for what is an operator's matter.
 func (t *Telemetry) Observer(bot string) session.Observer {
+	bot = attributeValue(bot)
 	t.upMu.Lock()
 	defer t.upMu.Unlock()
 	up := t.up[bot]

@@ -20,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	"go.opentelemetry.io/otel"
@@ -88,6 +89,9 @@ type family struct {
 func New(opts ...Option) (*Telemetry, error) {
 	c := config{meters: otel.GetMeterProvider(), tracers: otel.GetTracerProvider()}
 	for _, opt := range opts {
+		if opt == nil {
+			return nil, errors.New("otel: New: an option is nil")
+		}
 		opt(&c)
 	}
 	if c.meters == nil || c.tracers == nil {
@@ -140,6 +144,7 @@ func (t *Telemetry) Register(bot string, svc *session.Service) (metric.Registrat
 	if svc == nil {
 		return nil, errors.New("otel: Register: no Service")
 	}
+	bot = attributeValue(bot)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.registered[bot] {
@@ -156,6 +161,10 @@ func (t *Telemetry) Register(bot string, svc *session.Service) (metric.Registrat
 	t.registered[bot] = true
 	return &registration{Registration: made, telemetry: t, bot: bot}, nil
 }
+
+// attributeValue makes of a name what an exporter can send: OTLP takes no other text, and
+// drops all that goes with it.
+func attributeValue(bot string) string { return strings.ToValidUTF8(bot, "\uFFFD") }
 
 // callback observes a Service. It does no I/O.
 func (t *Telemetry) callback(bot string, svc *session.Service) metric.Callback {

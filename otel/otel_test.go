@@ -286,6 +286,31 @@ func TestProviderThatIsNilIsRefused(t *testing.T) {
 	require.Error(t, err)
 }
 
+func TestOptionThatIsNilIsRefused(t *testing.T) {
+	_, err := otel.New(nil)
+	require.Error(t, err)
+}
+
+func TestNameThatIsNoTextIsShownAsOne(t *testing.T) {
+	f := newFixture(t)
+	svc, err := session.New(append(f.auth.Options(), session.WithObserver(f.telemetry.Observer("shop\xff")))...)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, svc.Close()) })
+	f.register("shop\xff", svc)
+	_, err = svc.Login(t.Context(), alice, email, password)
+	require.NoError(t, err)
+	values := f.collect()
+	for _, name := range []string{"mana.session.logins", "mana.session.store.up", "mana.session.operation.duration"} {
+		require.NotEmpty(t, values[name], name)
+		for attributes := range values[name] {
+			require.Contains(t, attributes, "mana.session.bot=shop\uFFFD", name)
+		}
+	}
+	for _, span := range f.exporter.GetSpans() {
+		require.Contains(t, span.Attributes, attribute.String("mana.session.bot", "shop\uFFFD"), span.Name)
+	}
+}
+
 func TestCollectionsBesideTrafficAndServicesThatComeAndGo(t *testing.T) {
 	f := newFixture(t)
 	svc := f.service()

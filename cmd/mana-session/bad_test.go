@@ -1,7 +1,11 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,6 +68,68 @@ func TestARedisThatDoesNotAnswerIsGivenUp(t *testing.T) {
 		assert.Equal(t, exitStore, r.code, "%v: %s%s", args, r.out, r.err)
 		assert.Less(t, time.Since(began), 12*time.Second, args)
 	}
+}
+
+// Nobody waits for an answer that they have given up.
+func TestAnInterruptEndsWhatWaitsForRedis(t *testing.T) {
+	w := newWorld(t)
+	w.seed(10)
+	t.Setenv("SESSION_ENCRYPTION_KEYS", newKey)
+	w.redis.Pause()
+	defer w.redis.Resume()
+	for _, args := range onStore {
+		ctx, interrupt := context.WithCancel(t.Context())
+		var out, errOut bytes.Buffer
+		var interrupted time.Time
+		time.AfterFunc(200*time.Millisecond, func() { interrupted = time.Now(); interrupt() })
+		code := run(ctx, args, strings.NewReader(""), &out, &errOut)
+		<-ctx.Done()
+		assert.Less(t, time.Since(interrupted), time.Second, args)
+		assert.Empty(t, out.String(), args)
+		if args[0] == "watch" {
+			assert.Equal(t, exitOK, code)
+			continue
+		}
+		assert.Equal(t, exitFailed, code, args)
+		assert.Contains(t, errOut.String(), "mana-session: interrupted", args)
+	}
+}
+
+func TestASlowRedisIsWaitedForAndNamed(t *testing.T) {
+	w := newWorld(t)
+	w.login(w.bot(session.WithNearCache(0)))
+	t.Setenv("SESSION_ENCRYPTION_KEYS", newKey)
+	proxy := redistest.NewProxy(t, w.redis.Addr)
+	proxy.Delay(110 * time.Millisecond) // each way
+	t.Setenv("REDIS_URL", "redis://"+proxy.Addr)
+	for _, args := range [][]string{{"status"}, {"show", alice}, {"users"}, {"why", alice}, {"migrate", "encrypt", "--write"}, {"migrate", "prefix", newPrefix, "--write", "--force"}} {
+		r := w.run(args...)
+		assert.Equal(t, exitOK, r.code, "%v: %s%s", args, r.out, r.err)
+	}
+	f := found(t, w, exitOK, "Redis", "--key-prefix", newPrefix)
+	assert.Equal(t, warning, f.Level)
+	assert.Contains(t, f.Remedy, "SLOWLOG GET")
+}
+
+// One of the two speaks TLS, and the other does not.
+func TestTLSThatOneSideExpectsIsNamed(t *testing.T) {
+	w := newWorld(t)
+	t.Setenv("REDIS_URL", "rediss://"+w.redis.Addr)
+	assert.Contains(t, found(t, w, exitStore, "Redis").Remedy, "TLS")
+	web := httptest.NewTLSServer(http.NotFoundHandler())
+	defer web.Close()
+	for _, scheme := range []string{"redis://", "rediss://"} {
+		t.Setenv("REDIS_URL", scheme+web.Listener.Addr().String())
+		assert.Contains(t, found(t, w, exitStore, "Redis").Remedy, "TLS", scheme)
+	}
+}
+
+func TestAWatchThatCouldLearnNothingSaysSo(t *testing.T) {
+	w := newWorld(t)
+	t.Setenv("REDIS_URL", "redis://"+w.redis.Addr+"/99")
+	r := w.run("watch")
+	assert.Equal(t, exitStore, r.code)
+	assert.Contains(t, r.err, "DB index is out of range")
 }
 
 func TestAReplicaIsNamed(t *testing.T) {
@@ -143,6 +209,58 @@ func TestWrongCredentialsOfRedisAreNotQuoted(t *testing.T) {
 	assert.NotContains(t, r.err, "right-password")
 }
 
+func TestAPasswordFileGoesWithEveryAddress(t *testing.T) {
+	w := newWorld(t, redistest.WithPassword("right-password"))
+	file := filepath.Join(t.TempDir(), "password")
+	require.NoError(t, os.WriteFile(file, []byte("right-password\n"), 0o600))
+	for _, fromEnv := range []string{"redis://" + w.redis.Addr, "redis://:wrong-password@" + w.redis.Addr} {
+		t.Setenv("REDIS_URL", fromEnv)
+		r := w.run("users", "--redis-password-file", file)
+		assert.Equal(t, exitOK, r.code, "a flag wins: %s", r.err)
+		assert.Equal(t, exitStore, w.run("users").code)
+	}
+	t.Setenv("REDIS_PASSWORD", "right-password")
+	t.Setenv("REDIS_URL", "redis://"+w.redis.Addr)
+	assert.Equal(t, exitStore, w.run("users").code, "to bots, too, it says nothing beside a REDIS_URL")
+}
+
+func TestAddressesThatMakeNoSenseAreUsageErrors(t *testing.T) {
+	w := newWorld(t)
+	for _, args := range [][]string{
+		{"--cluster", "--sentinel-master", "mymaster"}, {"--sentinel-master", "m", "--redis", "redis://host:26379?password=secret-word"},
+		{"--sentinel-master", "m", "--redis", "redis://:secret-word@host:26379"}, {"--redis", "http://host"}, {"--redis", "redis://host:port"}, {"--redis", "redis://host/database"},
+		{"--redis", "host:6379"}, {"--redis", "redis://host?nonsense=1"}, {"--redis-password-file", "/nowhere"}, {"--redis-password-file", os.DevNull},
+	} {
+		r := w.run(append(args, "users")...)
+		assert.Equal(t, exitUsage, r.code, "%v: %s", args, r.err)
+		assert.NotContains(t, r.err, "secret-word")
+	}
+}
+
+// An ACL that names other keys, or other channels, is not taken for one that lacks
+// commands.
+func TestAnACLForOtherKeysIsNamed(t *testing.T) {
+	for rules, missing := range map[string]string{
+		"~other:* &* +@all":                "~bot:session*",
+		"~bot:session:* &* +@all":          "~bot:session*",
+		"~bot:session* &other:* +@all":     "&bot:session*",
+		"~other:* &other:* +@all":          "~bot:session* &bot:session*",
+		"~bot:session* &* +@all -evalsha":  "+evalsha",
+		"~bot:session* &other +@all -scan": "+scan &bot:session*",
+	} {
+		w := newWorld(t, redistest.WithACL("bot on >secret "+rules))
+		t.Setenv("REDIS_URL", "redis://bot:secret@"+w.redis.Addr)
+		var f finding
+		for _, f = range runJSON[examined](w, w.run("doctor", "--json").code, "doctor").Findings {
+			if f.Check == "permissions" {
+				break
+			}
+		}
+		assert.Equal(t, "the Redis user may not: "+missing, f.Found, rules)
+		assert.Contains(t, f.Remedy, "ACL SETUSER NAME "+missing)
+	}
+}
+
 func TestWhatIsNoUserIDIsAUsageError(t *testing.T) {
 	w := newWorld(t)
 	for _, bad := range []string{"", "alice", "@alice", "@a\nb:matrix.example", "@\xff:matrix.example", "@" + strings.Repeat("a", 300) + ":x"} {
@@ -171,6 +289,13 @@ func TestCompletionAndManualPages(t *testing.T) {
 		assert.Equal(t, exitOK, r.code)
 		assert.Contains(t, r.out, "mana-session")
 	}
+	for _, args := range [][]string{{"completion"}, {"completion", "tcsh"}, {"help", "nonsense"}, {"help", "migrate", "nonsense"}} {
+		r := w.run(args...)
+		assert.Equal(t, exitUsage, r.code, args)
+		assert.Empty(t, r.out, "what is written into a file is no help text")
+	}
+	assert.Contains(t, w.run("help", "migrate", "rotate").out, "--write")
+	assert.Contains(t, w.run("help").out, "why")
 	assert.Contains(t, w.run("__complete", "migrate", "").out, "encrypt\t")
 	assert.Contains(t, w.run("__complete", "users", "--sort", "").out, "ends\nuser\n")
 	dir := t.TempDir()

@@ -9,9 +9,11 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 	"github.com/spf13/pflag"
 
 	"github.com/mana/session"
@@ -49,14 +51,30 @@ func (c *config) flags(flags *pflag.FlagSet) {
 var errMemory = errors.New("no Redis is named. Bots without one keep their sessions in memory, where nobody else can look: " +
 	"set REDIS_URL as the bots have it, or --redis")
 
-// dialTimeout is how long a connection may take. An operator waits for it.
-const dialTimeout = 2 * time.Second
+// How long a connection, and an answer, may take. An operator waits for it.
+const (
+	dialTimeout   = 2 * time.Second
+	answerTimeout = 2 * time.Second
+)
+
+// noNotices has a connection ask for less before it is of use, of a Redis that is slow.
+var noNotices = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 
 // connect returns a client of the Redis that is configured.
 func (c *config) connect() (redis.UniversalClient, error) {
+	if c.cluster && c.sentinelMaster != "" {
+		return nil, errors.New("--cluster and --sentinel-master: a Redis is one of the two at the most")
+	}
 	rawURL, password, err := c.redisAddress()
 	if err != nil {
 		return nil, err
+	}
+	// In the address that the environment names, a flag wins over what stands there.
+	of := func(inURL string) string {
+		if c.passwordFile != "" {
+			return password
+		}
+		return cmp.Or(inURL, password)
 	}
 	notAURL := errors.New("the URL of Redis is none: want redis://[user@]host:port[/db]") // its own error may quote the password
 	switch {
@@ -65,7 +83,9 @@ func (c *config) connect() (redis.UniversalClient, error) {
 		if err != nil {
 			return nil, notAURL
 		}
-		o.Password, o.ContextTimeoutEnabled, o.DialTimeout, o.DialerRetries = cmp.Or(o.Password, password), true, dialTimeout, 1
+		o.Password, o.ContextTimeoutEnabled, o.DialTimeout, o.DialerRetries = of(o.Password), true, dialTimeout, 1
+		o.ReadTimeout, o.WriteTimeout = cmp.Or(o.ReadTimeout, answerTimeout), cmp.Or(o.WriteTimeout, answerTimeout)
+		o.DisableIdentity, o.MaintNotificationsConfig = true, noNotices
 		return redis.NewClusterClient(o), nil
 	case c.sentinelMaster != "":
 		o, err := redis.ParseFailoverURL(rawURL)
@@ -73,14 +93,18 @@ func (c *config) connect() (redis.UniversalClient, error) {
 			return nil, notAURL
 		}
 		o.MasterName = c.sentinelMaster
-		o.Password, o.ContextTimeoutEnabled, o.DialTimeout, o.DialerRetries = cmp.Or(o.Password, password), true, dialTimeout, 1
+		o.Password, o.ContextTimeoutEnabled, o.DialTimeout, o.DialerRetries = of(o.Password), true, dialTimeout, 1
+		o.ReadTimeout, o.WriteTimeout, o.MaxRetries = cmp.Or(o.ReadTimeout, answerTimeout), cmp.Or(o.WriteTimeout, answerTimeout), 1
+		o.DisableIdentity = true
 		return redis.NewFailoverClient(o), nil
 	}
 	o, err := redis.ParseURL(rawURL)
 	if err != nil {
 		return nil, notAURL
 	}
-	o.Password, o.ContextTimeoutEnabled, o.DialTimeout, o.DialerRetries = cmp.Or(o.Password, password), true, dialTimeout, 1
+	o.Password, o.ContextTimeoutEnabled, o.DialTimeout, o.DialerRetries = of(o.Password), true, dialTimeout, 1
+	o.ReadTimeout, o.WriteTimeout, o.MaxRetries = cmp.Or(o.ReadTimeout, answerTimeout), cmp.Or(o.WriteTimeout, answerTimeout), 1
+	o.DisableIdentity, o.MaintNotificationsConfig = true, noNotices
 	return redis.NewClient(o), nil
 }
 
@@ -93,11 +117,9 @@ func (c *config) redisAddress() (rawURL, password string, err error) {
 		}
 	}
 	if c.redisURL != "" {
-		if u, err := url.Parse(c.redisURL); err == nil && u.User != nil {
-			if _, visible := u.User.Password(); visible {
-				return "", "", errors.New("--redis has a password in it, which everybody on this machine can read: " +
-					"use REDIS_URL, REDIS_PASSWORD or --redis-password-file")
-			}
+		if hasPassword(c.redisURL) {
+			return "", "", errors.New("--redis has a password in it, which everybody on this machine can read: " +
+				"use REDIS_URL, REDIS_PASSWORD or --redis-password-file")
 		}
 		return c.redisURL, password, nil
 	}
@@ -111,11 +133,25 @@ func (c *config) redisAddress() (rawURL, password string, err error) {
 	case mode != "" && mode != "redis":
 		return "", "", fmt.Errorf("SESSION_STORAGE_MODE is %q, want memory or redis", mode)
 	case fromEnv != "":
-		return fromEnv, "", nil // has its password in it, if any
+		if c.passwordFile == "" && c.sentinelMaster == "" {
+			password = "" // REDIS_PASSWORD goes with REDIS_HOST, as for bots
+		}
+		return fromEnv, password, nil
 	case host == "" && mode == "":
 		return "", "", errMemory
 	}
 	return "redis://" + net.JoinHostPort(cmp.Or(host, "localhost"), cmp.Or(port, "6379")), password, nil
+}
+
+// hasPassword reports whether a URL has a password in it: before the host, or, as the
+// URL of a Sentinel may, among its parameters.
+func hasPassword(rawURL string) bool {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return false // and none of Redis, which connect says
+	}
+	_, beforeHost := u.User.Password()
+	return beforeHost || u.Query().Has("password")
 }
 
 // secretFrom reads a secret from a file.
@@ -197,11 +233,14 @@ type deployment struct {
 	svc    *session.Service
 	keys   rediskeys.Keys
 	name   string // of the Redis, to be shown
+	stop   func() bool
+	behind atomic.Int64 // how far this machine's clock is behind that of Redis, in nanoseconds, if it was measured
 }
 
 // open prepares everything and asks nobody. Unless asks, the Service asks the auth
-// server for nothing: looking at a user is not to begin a session for them.
-func (c *config) open(asks bool) (*deployment, error) {
+// server for nothing: looking at a user is not to begin a session for them. When ctx
+// ends so do the connections, because go-redis goes on to wait for an answer.
+func (c *config) open(ctx context.Context, asks bool) (*deployment, error) {
 	opts, err := c.options()
 	if err != nil {
 		return nil, usage(err)
@@ -210,7 +249,7 @@ func (c *config) open(asks bool) (*deployment, error) {
 	if err != nil {
 		return nil, usage(err)
 	}
-	d := &deployment{client: client, name: nameOf(client)}
+	d := &deployment{client: client, name: nameOf(client), stop: context.AfterFunc(ctx, func() { _ = client.Close() })}
 	if d.keys, err = rediskeys.New(c.keyPrefix); err == nil {
 		d.store, err = session.NewRedisStore(client, session.WithKeyPrefix(c.keyPrefix))
 	}
@@ -231,6 +270,7 @@ func (c *config) open(asks bool) (*deployment, error) {
 // close ends everything. The connections go first: there is nobody to wait for
 // commands that a Redis does not answer.
 func (d *deployment) close() {
+	d.stop()
 	_ = d.client.Close()
 	if d.svc != nil {
 		_ = d.svc.Close()

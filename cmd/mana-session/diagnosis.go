@@ -41,6 +41,9 @@ type diagnosis struct {
 	remedy  string
 }
 
+// slack is for the fence and the trail, which are dated one after the other.
+const slack = time.Second
+
 const loginAgain = "the user logs in again. "
 
 // diagnose is pure: everything that it goes by is in the facts.
@@ -82,7 +85,7 @@ func (f facts) loggedIn(now time.Time) diagnosis {
 	case ranOut:
 		d.notes = append(d.notes, "The token has run out; the next command has it replaced.")
 	}
-	if before := interrupted(f.trail); before != "" {
+	if before := f.interrupted(); before != "" {
 		d.notes = append(d.notes, before)
 	}
 	if f.reseal {
@@ -105,20 +108,29 @@ func weakenedLast(trail []session.TrailEvent) *session.TrailEvent {
 }
 
 // interrupted says how a session came to be interrupted before the one that there is.
-func interrupted(trail []session.TrailEvent) string {
-	for i, e := range trail {
-		switch before := trail[min(i+1, len(trail)-1)]; {
+func (f facts) interrupted() string {
+	for i, e := range f.trail {
+		began := "a login"
+		if e.By == byLink {
+			began = "the link"
+		}
+		began += " began a new session at " + moment(e.First)
+		switch before := f.trail[min(i+1, len(f.trail)-1)]; {
 		case e.Kind == session.TrailEnded:
 			return "Before that the user was logged out: " + sentence(e)
 		case e.Kind == session.TrailReplaced:
 			return "The session took the place of another account's: " + sentence(e)
-		case e.Kind != session.TrailBegan || e.By != byLink || i+1 == len(trail) || before.Kind == session.TrailEnded:
-			// A login may begin a session over the same; a link begins one where there is none.
+		case e.Kind != session.TrailBegan:
+		case e.By == byLogin && strings.Contains(e.Reason, "cannot be read"):
+			return "Before " + began + ", " + e.Reason + ": other software wrote it, it was damaged, or that bot lacked its key."
+		case e.By == byLogin && e.Reason != "", i+1 == len(f.trail), before.Kind == session.TrailEnded:
+			// A login over a session interrupts nothing.
+		case f.loggedOut.After(before.Last.Add(slack)) && f.loggedOut.Before(e.First.Add(slack)):
+			return "Before " + began + ", the user was logged out, at " + moment(f.loggedOut) + ", by a bot that keeps no trail."
 		case before.SessionEnds.IsZero() || before.SessionEnds.After(e.First):
-			return "Before the link began a new session at " + moment(e.First) +
-				", the record of the one before was gone ahead of its time: other software removed it, or Redis evicted it."
+			return "Before " + began + ", the record of the one before was gone ahead of its time: other software removed it, or Redis evicted it."
 		default:
-			return "The session before had expired, at " + moment(before.SessionEnds) + "; the link began a new one."
+			return "The session before had expired, at " + moment(before.SessionEnds) + "; then " + began + "."
 		}
 	}
 	return ""
@@ -149,7 +161,6 @@ func (f facts) gone(now time.Time) diagnosis {
 	if len(f.trail) > 0 {
 		last = f.trail[0]
 	}
-	const slack = time.Second // the fence and the trail are dated one after the other
 	switch {
 	case f.loggedOut.After(last.Last.Add(slack)):
 		return diagnosis{
@@ -215,8 +226,12 @@ func ended(e session.TrailEvent) diagnosis {
 		because: fmt.Sprintf("was logged out by the auth server's clear no%s, at %s: %s.", where, moment(e.Last), reason(e)),
 		remedy:  loginAgain,
 	}
-	switch {
-	case strings.Contains(e.Reason, "link"):
+	switch said := strings.ToLower(e.Reason); {
+	case strings.Contains(said, "user not found"):
+		d.remedy += "The account is not there any more: it was deleted, or the auth server has lost it."
+	case strings.Contains(said, "expired"):
+		d.remedy += "The refresh token had run out: it lasts a week, and no bot used the session for that long."
+	case strings.Contains(said, "link"):
 		d.remedy += "The account has no link to this Matrix user, and no refresh token that works: it was unlinked or deleted, or the refresh token " +
 			"was revoked, used elsewhere or older than a week."
 	default:
@@ -228,9 +243,13 @@ func ended(e session.TrailEvent) diagnosis {
 
 // blameEviction says more about a record that is gone, by what Redis counts.
 func (d *diagnosis) blameEviction(evicted int64, policies []string) {
-	if evicted > 0 {
-		d.notes = append(d.notes, fmt.Sprintf("Redis has evicted %d keys since it was started (maxmemory-policy %s): that is the likely cause.",
-			evicted, strings.Join(policies, ", ")))
+	switch counted := fmt.Sprintf("Redis has evicted %d keys since it was started (maxmemory-policy %s)", evicted, strings.Join(policies, ", ")); {
+	case evicted == 0:
+	case d.cause == causeUnknown:
+		d.notes = append(d.notes, counted+": that may have taken the record and the trail.")
+		d.remedy += " Give Redis more memory, and set maxmemory-policy noeviction."
+	default:
+		d.notes = append(d.notes, counted+": that is the likely cause.")
 		d.remedy = loginAgain + "Give Redis more memory, and set maxmemory-policy noeviction."
 	}
 }

@@ -69,6 +69,16 @@ func TestTheDiagnosisNamesTheCause(t *testing.T) {
 			later, causeLoggedIn, "", "The SSO-Link led to another account"},
 		"gone, and begun again by the link": {facts{record: there, session: alive, trail: []session.TrailEvent{event(session.TrailBegan, "link", "", later), began}},
 			later, causeLoggedIn, "", "was gone ahead of its time"},
+		"gone, and logged in again": {facts{record: there, session: alive, trail: []session.TrailEvent{event(session.TrailBegan, "login", "", later), began}}, later, causeLoggedIn, "",
+			"Before a login began a new session at 2026-11-25 13:00:00 UTC, the record of the one before was gone ahead of its time"},
+		"logged in over a session": {facts{record: there, session: alive, trail: []session.TrailEvent{event(session.TrailBegan, "login", "over the session that there was", later), began}},
+			later, causeLoggedIn, "is logged in", ""},
+		"unreadable, and logged in again": {facts{record: there, session: alive, trail: []session.TrailEvent{event(session.TrailBegan, "login", "the record that was there is no session, or cannot be read", later), began}},
+			later, causeLoggedIn, "", "the record that was there is no session"},
+		"expired, and logged in again": {facts{record: there, session: &session.Session{ExpiresAt: noon.Add(3 * week)}, trail: []session.TrailEvent{event(session.TrailBegan, "login", "", noon.Add(2*week)), began}},
+			noon.Add(2 * week), causeLoggedIn, "", "The session before had expired, at 2026-12-02 12:00:00 UTC; then a login"},
+		"logged out by a bot that keeps no trails, and in again": {facts{record: there, session: alive, loggedOut: noon.Add(time.Minute), trail: []session.TrailEvent{event(session.TrailBegan, "login", "", later), began}},
+			later, causeLoggedIn, "", "was logged out, at 2026-11-25 12:01:00 UTC, by a bot that keeps no trail"},
 		"expired, and begun again by the link": {facts{record: there, session: &session.Session{ExpiresAt: noon.Add(3 * week)}, trail: []session.TrailEvent{event(session.TrailBegan, "link", "", noon.Add(2*week)), began}},
 			noon.Add(2 * week), causeLoggedIn, "", "The session before had expired"},
 		"not sealed as it is to be": {facts{record: there, session: alive, reseal: true}, later, causeLoggedIn, "", "mana-session migrate"},
@@ -93,9 +103,31 @@ func TestEvictionIsNamedWhenRedisHasEvicted(t *testing.T) {
 	d := facts{trail: []session.TrailEvent{began}}.diagnose(noon.Add(time.Hour))
 	d.blameEviction(0, []string{"noeviction"})
 	assert.Len(t, d.notes, 1)
+	gone := facts{}.diagnose(noon)
+	gone.blameEviction(12, []string{"allkeys-lru"})
+	assert.Equal(t, causeUnknown, gone.cause)
+	assert.Contains(t, gone.notes[1], "evicted 12 keys since it was started (maxmemory-policy allkeys-lru): that may have taken")
+	assert.Contains(t, gone.remedy, "check the user ID")
+	assert.Contains(t, gone.remedy, "noeviction")
 	d.blameEviction(12, []string{"allkeys-lru"})
 	assert.Contains(t, d.notes[1], "evicted 12 keys since it was started (maxmemory-policy allkeys-lru)")
 	assert.Contains(t, d.remedy, "noeviction")
+}
+
+// What to do about a "no" is told by the server's words.
+func TestTheRemedyIsThatForTheServersNo(t *testing.T) {
+	for reason, remedy := range map[string]string{
+		"refresh: auth server answered 401: Invalid refresh token":                     "revoked, used elsewhere",
+		"refresh: auth server answered 401: User not found":                            "it was deleted",
+		"refresh: auth server answered 401: Refresh token expired":                     "had run out",
+		"link fetch: auth server answered 404: No link found for this Matrix user":     "has no link",
+		"refresh: auth server answered 401: something that nobody has thought of here": "revoked, used elsewhere",
+	} {
+		d := facts{trail: []session.TrailEvent{event(session.TrailEnded, "auth server", reason, noon), began}}.diagnose(noon.Add(time.Hour))
+		assert.Equal(t, causeRefused, d.cause)
+		assert.Contains(t, d.because, reason)
+		assert.Contains(t, d.remedy, remedy, reason)
+	}
 }
 
 func TestEveryKindOfEventIsASentence(t *testing.T) {

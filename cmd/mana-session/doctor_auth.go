@@ -32,8 +32,15 @@ func (c *config) examineAuth(ctx context.Context) []finding {
 	}
 	answer, err := ask(ctx, target, key)
 	if err != nil {
-		return append(found, finding{Check: "auth server", Level: fault, code: exitAuth, Found: base + ": " + err.Error(),
-			Remedy: "Is it running, and is MANA_CORE_AUTH_URL what the bots have? Sessions stay, and tokens are served while they live."})
+		f := finding{Check: "auth server", Level: fault, code: exitAuth, Found: base + ": " + plain(err),
+			Remedy: "Is it running, and is MANA_CORE_AUTH_URL what the bots have? Sessions stay, and tokens are served while they live."}
+		switch text := err.Error(); {
+		case strings.Contains(text, "x509:"):
+			f.Remedy = "This machine does not trust the server's certificate: it has expired, is for another name, or its CA is missing here, as it may be where the bots run."
+		case strings.Contains(text, "HTTP response to HTTPS"):
+			f.Remedy = "There is no TLS at that address: the URL begins with http:// then, or has another port."
+		}
+		return append(found, f)
 	}
 	found = append(found, answer.judge(base, key != ""))
 	if !answer.date.IsZero() {

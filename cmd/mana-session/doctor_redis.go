@@ -38,13 +38,25 @@ func (d *deployment) examinePermissions(ctx context.Context) finding {
 		{"publish", []any{"publish", d.keys.Channel(), "changed:" + doctorUser}},
 	}
 	var missing []string
-	for _, try := range tries {
+	patterns := func(sign string) string { return sign + strings.Join(d.keys.Patterns(), " "+sign) }
+	pipe := d.client.Pipeline() // one round trip, should Redis be slow
+	tried := make([]*redis.Cmd, len(tries))
+	for i, try := range tries {
 		if _, cluster := d.client.(*redis.ClusterClient); cluster && try.command == "evalsha" {
-			continue // goes to any node
+			tried[i] = redis.NewCmd(limited) // would go to any node
+			continue
 		}
-		err := d.client.Do(limited, try.args...).Err()
+		tried[i] = pipe.Do(limited, try.args...)
+	}
+	_, _ = pipe.Exec(limited) // each command is asked for its own error
+	for i, try := range tries {
+		err := tried[i].Err()
 		switch text := fmt.Sprint(err); {
 		case err == nil, errors.Is(err, redis.Nil), strings.HasPrefix(text, "NOSCRIPT"), strings.HasPrefix(text, "WRONGTYPE"):
+		case strings.HasPrefix(text, "NOPERM") && strings.Contains(text, "channel"):
+			missing = append(missing, patterns("&"))
+		case strings.HasPrefix(text, "NOPERM") && strings.Contains(text, " key"):
+			missing = append(missing, patterns("~"))
 		case strings.HasPrefix(text, "NOPERM"):
 			missing = append(missing, "+"+try.command)
 		case strings.HasPrefix(text, "READONLY"):
@@ -59,16 +71,28 @@ func (d *deployment) examinePermissions(ctx context.Context) finding {
 		case strings.HasPrefix(text, "MOVED"):
 			return finding{Check: "permissions", Level: fault, code: exitStore, Found: "this Redis is a node of a Cluster, and is not treated as one",
 				Remedy: "Add --cluster; bots need a redis.ClusterClient."}
+		case strings.HasPrefix(text, "CLUSTERDOWN"):
+			return finding{Check: "permissions", Level: fault, code: exitStore, Found: "not known: " + text, Remedy: "See what is said of the Cluster."}
+		case limited.Err() != nil:
+			return finding{Check: "permissions", Level: fault, code: exitStore, Found: fmt.Sprintf("not known: Redis took more than %s for some small commands", patience), Remedy: lookAtLoad}
+		case !isReply(err):
+			return finding{Check: "permissions", Level: fault, code: exitStore, Found: "not known: " + plain(err), Remedy: "See what is said of the servers, or of the Cluster."}
 		default:
-			return finding{Check: "permissions", Level: fault, code: exitStore, Found: strings.ToUpper(try.command) + ": " + text,
+			return finding{Check: "permissions", Level: fault, code: exitStore, Found: strings.ToUpper(try.command) + ": " + plain(err),
 				Remedy: "Try the command with redis-cli."}
 		}
 	}
 	if len(missing) > 0 {
 		return finding{Check: "permissions", Level: fault, Found: "the Redis user may not: " + strings.Join(unique(missing), " "),
-			Remedy: "Grant what docs/operations.md lists, for the keys ~" + strings.TrimRight(d.keys.Prefix(), ":") + "*: ACL SETUSER NAME " + strings.Join(unique(missing), " ")}
+			Remedy: "Grant what docs/operations.md lists, for the keys " + patterns("~") + ": ACL SETUSER NAME " + strings.Join(unique(missing), " ")}
 	}
 	return finding{Check: "permissions", Level: fine, Found: "all commands that bots need are permitted"}
+}
+
+// isReply reports whether a server has answered, if with an error.
+func isReply(err error) bool {
+	_, ok := errors.AsType[redis.Error](err)
+	return ok
 }
 
 func unique(list []string) []string {
@@ -90,15 +114,7 @@ func (d *deployment) examineServers(ctx context.Context) []finding {
 	var mu sync.Mutex
 	var found []finding
 	err := d.masters(limited, func(ctx context.Context, master *redis.Client) error {
-		fields, infoErr := serverInfo(ctx, master)
-		findings := []finding{examineClock(ctx, master)}
-		if infoErr != nil {
-			findings = append(findings, finding{Check: "server", Level: warning,
-				Found:  "INFO: " + infoErr.Error() + ": version, memory and eviction are not known",
-				Remedy: "Permit this program's user +info, or look at INFO memory as another."})
-		} else {
-			findings = append(findings, d.examineInfo(fields)...)
-		}
+		findings := d.examineServer(ctx, master)
 		mu.Lock()
 		defer mu.Unlock()
 		found = append(found, findings...)
@@ -111,6 +127,32 @@ func (d *deployment) examineServers(ctx context.Context) []finding {
 		found = append(found, examineCluster(limited, cluster))
 	}
 	return found
+}
+
+// examineServer looks at one master, which is named if there are several.
+func (d *deployment) examineServer(ctx context.Context, master *redis.Client) []finding {
+	name := ""
+	if _, several := d.client.(*redis.ClusterClient); several {
+		name = master.Options().Addr + ": "
+		if err := master.Ping(ctx).Err(); err != nil && !strings.HasPrefix(err.Error(), "NOPERM") {
+			return []finding{{
+				Check: "server", Level: fault, code: exitStore, Found: name + plain(err),
+				Remedy: "Is this node running, and can it be reached from here? Until another takes its place, its users are served as in an outage.",
+			}}
+		}
+	}
+	findings := []finding{examineClock(ctx, master)}
+	if fields, err := serverInfo(ctx, master); err != nil {
+		findings = append(findings, finding{Check: "server", Level: warning,
+			Found:  "INFO: " + plain(err) + ": version, memory and eviction are not known",
+			Remedy: "Permit this program's user +info, or look at INFO memory as another."})
+	} else {
+		findings = append(findings, d.examineInfo(fields)...)
+	}
+	for i := range findings {
+		findings[i].Found = name + findings[i].Found
+	}
+	return findings
 }
 
 func (d *deployment) examineInfo(fields info) []finding {
@@ -166,7 +208,10 @@ func examineClock(ctx context.Context, server *redis.Client) finding {
 	if err != nil {
 		return finding{Check: "clock of Redis", Level: warning, Found: "not known: " + err.Error(), Remedy: "Permit this program's user +time, or compare by hand."}
 	}
-	apart := at.Sub(began.Add(time.Since(began) / 2))
+	return judgeRedisClock(at.Sub(began.Add(time.Since(began) / 2)))
+}
+
+func judgeRedisClock(apart time.Duration) finding {
 	if apart.Abs() > clocksDiffer {
 		return finding{Check: "clock of Redis", Level: warning, Found: fmt.Sprintf("%s from this machine's", apart.Round(time.Millisecond)),
 			Remedy: "Sessions do not suffer, because TTLs are relative, but one of the two is wrong: if it is the bots' machine, tokens are judged wrongly. Run NTP."}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -151,6 +152,13 @@ func TestDoctorFindsFaultsOfTheAuthServer(t *testing.T) {
 	assert.Equal(t, warning, found(t, w, exitOK, "service key").Level)
 	assert.Equal(t, fine, found(t, w, exitOK, "auth server").Level)
 
+	w.auth.Inject(sessiontest.Any, 1, w.auth.Hang())
+	assert.Contains(t, found(t, w, exitAuth, "auth server").Found, "no answer in time")
+	assert.Contains(t, found(t, w, exitAuth, "auth server", "--auth-url", strings.Replace(w.auth.URL, "http:", "https:", 1)).Remedy, "no TLS")
+	web := httptest.NewTLSServer(http.NotFoundHandler())
+	defer web.Close()
+	assert.Contains(t, found(t, w, exitAuth, "auth server", "--auth-url", web.URL).Remedy, "certificate")
+
 	w.auth.Stop()
 	assert.Contains(t, found(t, w, exitAuth, "auth server").Found, "connection refused")
 	assert.Equal(t, exitAuth, w.run("status").code)
@@ -160,7 +168,7 @@ func TestDoctorFindsFaultsOfTheAuthServer(t *testing.T) {
 func TestDoctorComparesClocks(t *testing.T) {
 	w := newWorld(t)
 	w.redis.MustDo("SET", "bot:session:"+alice, `{"token":"a.b.c"}`)
-	for ahead, want := range map[time.Duration]level{0: fine, 12 * time.Second: warning, -time.Minute: fault} {
+	for ahead, want := range map[time.Duration]level{0: fine, 12 * time.Second: warning, -time.Minute: fault, -12 * time.Second: warning, time.Minute: fault} {
 		w.auth.SetClockSkew(ahead)
 		code := exitOK
 		if want == fault {
@@ -180,4 +188,77 @@ func TestSentinelNamesTheMaster(t *testing.T) {
 	assert.Len(t, runJSON[listed](w, exitOK, "users", "--sentinel-master", sentinel.MasterName).Users, 1)
 	assert.Contains(t, found(t, w, exitOK, "Redis", "--sentinel-master", sentinel.MasterName).Found, "the master that Sentinel names")
 	assert.Equal(t, exitStore, w.run("users", "--sentinel-master", "another").code)
+}
+
+func TestWhatRedisSaysOfItselfIsJudged(t *testing.T) {
+	for _, c := range []struct {
+		version string
+		want    level
+	}{{"7.0.0", fine}, {"7.2.4", fine}, {"10.1.0", fine}, {"6.2.14", fault}, {"6", fault}, {"", fault}, {"unstable", fault}} {
+		f := examineVersion(info{"redis_version": c.version})
+		assert.Equal(t, c.want, f.Level, c.version)
+		assert.Equal(t, c.want != fine, f.Remedy != "")
+	}
+	for apart, want := range map[time.Duration]level{0: fine, 4 * time.Second: fine, -4 * time.Second: fine, 6 * time.Second: warning, -time.Hour: warning} {
+		f := judgeRedisClock(apart)
+		assert.Equal(t, want, f.Level, apart)
+		assert.Equal(t, want != fine, f.Remedy != "")
+	}
+	for _, c := range []struct {
+		fields info
+		want   level
+	}{
+		{info{"maxmemory_policy": "noeviction", "maxmemory": "0"}, fine},
+		{info{"maxmemory_policy": "noeviction", "maxmemory": "100", "used_memory": "95"}, warning},
+		{info{"maxmemory_policy": "volatile-lru", "maxmemory": "0"}, warning},
+		{info{"maxmemory_policy": "volatile-lru", "maxmemory": "100"}, fault},
+		{info{"maxmemory_policy": "noeviction", "evicted_keys": "1"}, fault},
+		{info{}, fine},
+	} {
+		f := examineEviction(c.fields)
+		assert.Equal(t, c.want, f.Level, c.fields)
+		assert.Equal(t, c.want != fine, f.Remedy != "")
+	}
+}
+
+func TestDoctorNamesANodeOfAClusterThatIsDown(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, 0)
+	w := newWorld(t)
+	t.Setenv("REDIS_URL", "redis://"+cluster.Addrs()[0]+"?addr="+cluster.Addrs()[1])
+	cluster.Nodes[2].Kill()
+	eventually(t, "the Cluster notices", func() bool {
+		return strings.Contains(cluster.Nodes[0].MustDo("CLUSTER", "INFO"), "cluster_state:fail")
+	})
+	e := runJSON[examined](w, exitStore, "doctor", "--cluster")
+	checks := make(map[string]int)
+	for _, f := range e.Findings {
+		checks[f.Check]++
+		assert.NotContains(t, f.Remedy, "Permit", "nothing is forbidden")
+		assert.NotContains(t, f.Remedy, "+scan")
+		if f.Check == "server" {
+			assert.Equal(t, fault, f.Level)
+			assert.Contains(t, f.Found, cluster.Nodes[2].Addr+": ")
+		}
+		if f.Check == "version" || f.Check == "eviction" {
+			assert.Regexp(t, `^127\.0\.0\.1:\d+: `, f.Found)
+		}
+	}
+	assert.Equal(t, 1, checks["server"])
+	assert.Equal(t, 2, checks["version"])
+	f := found(t, w, exitStore, "Cluster", "--cluster")
+	assert.Contains(t, f.Found, "state fail")
+	assert.Contains(t, f.Remedy, "--cluster check")
+	assert.Contains(t, found(t, w, exitStore, "permissions", "--cluster").Remedy, "said of the ")
+}
+
+func TestDoctorNamesWhatIsWrongWithSentinels(t *testing.T) {
+	sentinel := redistest.StartSentinel(t)
+	w := newWorld(t)
+	t.Setenv("REDIS_URL", "redis://"+sentinel.Addrs()[0])
+	f := found(t, w, exitStore, "Redis")
+	assert.Contains(t, f.Found, "is a Sentinel")
+	assert.Contains(t, f.Remedy, "--sentinel-master")
+	assert.Contains(t, found(t, w, exitStore, "Redis", "--sentinel-master", "another").Remedy, "knows a master of that name")
+	t.Setenv("REDIS_URL", "redis://"+sentinel.Master.Addr)
+	assert.Contains(t, found(t, w, exitStore, "Redis", "--sentinel-master", sentinel.MasterName).Remedy, "leave --sentinel-master out")
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"regexp"
+	"strings"
 
 	"github.com/mana/session"
 )
@@ -68,7 +69,8 @@ func plain(err error) string {
 	if errors.Is(err, context.Canceled) {
 		return "interrupted"
 	}
-	return packagePrefix.ReplaceAllString(err.Error(), "$1")
+	text := packagePrefix.ReplaceAllString(err.Error(), "$1")
+	return strings.NewReplacer("\n", "; ", context.DeadlineExceeded.Error(), "no answer in time").Replace(text)
 }
 
 // storeError is what the store said, when it was not a Service that asked it.

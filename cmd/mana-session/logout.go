@@ -31,7 +31,7 @@ func (a *app) logout() *cobra.Command {
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !yes && a.asks && !a.confirmed(args, unlink) {
+			if !yes && a.asks && !a.confirmed(cmd.Context(), args, unlink) {
 				return &exit{exitFailed, errors.New("nothing was done")}
 			}
 			return a.doLogout(cmd.Context(), args, unlink)
@@ -42,20 +42,29 @@ func (a *app) logout() *cobra.Command {
 	return cmd
 }
 
-// confirmed asks whoever sits at the terminal.
-func (a *app) confirmed(users []string, unlink bool) bool {
+// confirmed asks whoever sits at the terminal. An interrupt is a no.
+func (a *app) confirmed(ctx context.Context, users []string, unlink bool) bool {
 	what := "Log out " + clean(strings.Join(users, ", "))
 	if unlink {
 		what += ", and remove their links"
 	}
 	fmt.Fprint(a.errOut, what+"? [y/N] ")
-	answer, _ := bufio.NewReader(a.in).ReadString('\n')
-	answer = strings.ToLower(strings.TrimSpace(answer))
-	return answer == "y" || answer == "yes"
+	answers := make(chan string, 1)
+	go func() { // which the end of the program ends, if nothing is typed
+		answer, _ := bufio.NewReader(a.in).ReadString('\n')
+		answers <- strings.ToLower(strings.TrimSpace(answer))
+	}()
+	select {
+	case answer := <-answers:
+		return answer == "y" || answer == "yes"
+	case <-ctx.Done():
+		fmt.Fprint(a.errOut, "\n")
+		return false
+	}
 }
 
 func (a *app) doLogout(ctx context.Context, users []string, unlink bool) error {
-	d, err := a.config.open(unlink)
+	d, err := a.config.open(ctx, unlink)
 	if err != nil {
 		return err
 	}

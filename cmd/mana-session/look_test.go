@@ -101,6 +101,7 @@ func TestUsersAreListedSortedFilteredAndLimited(t *testing.T) {
 	l := runJSON[listed](w, exitOK, "users", "--limit", "1")
 	assert.Equal(t, 4, l.Found)
 	assert.InDelta(t, 3600, *l.Users[0].EndsIn, 5)
+	assert.Equal(t, listed{Users: []listedUser{}}, runJSON[listed](w, exitOK, "users", "--filter", "nobody"))
 	r := w.run("users", "--limit", "1")
 	assert.Regexp(t, `(?m)^USER +LEFT +ENDS$`, r.out)
 	assert.Regexp(t, `(?m)^@b:one\.example +59 min 5\d s +20`, r.out)

@@ -5,13 +5,13 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/redis/go-redis/v9"
@@ -19,31 +19,53 @@ import (
 	"golang.org/x/term"
 )
 
-func main() {
+func main() { os.Exit(process()) }
+
+// process runs until it is done or interrupted; a second interrupt ends it at once.
+func process() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	return run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 }
 
 // run is the program, less the process around it.
 func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
 	redis.SetLogger(silent{}) // what fails is said once, by this program
 	a := &app{
-		in: in, out: out, errOut: errOut,
+		in: in, out: &checked{w: out}, errOut: errOut,
 		asks: isTerminal(in), shows: isTerminal(errOut),
 		color: isTerminal(out) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
 	}
 	cmd := a.command()
 	cmd.SetArgs(args)
 	cmd.SetIn(in)
-	cmd.SetOut(out)
+	cmd.SetOut(a.out)
 	cmd.SetErr(errOut)
+	sayNo(cmd) // which remembers where to print
 	err := cmd.ExecuteContext(ctx)
 	if err != nil && !a.started {
-		err = usage(err)
+		// Cobra's advice has lines of its own; and it may not have come to --json.
+		err = usage(errors.New(strings.Join(strings.Fields(err.Error()), " ")))
+		a.json = a.json || asksForJSON(args)
+	}
+	if ctx.Err() != nil && exitCode(err) == exitStore {
+		err = context.Canceled // and so was the connection
 	}
 	return a.end(err)
+}
+
+// asksForJSON looks for --json among arguments that are not in order.
+func asksForJSON(args []string) bool {
+	for _, arg := range args {
+		switch arg {
+		case "--":
+			return false
+		case "--json", "--json=true":
+			return true
+		}
+	}
+	return false
 }
 
 type silent struct{}
@@ -56,10 +78,22 @@ func isTerminal(stream any) bool {
 	return ok && term.IsTerminal(int(file.Fd()))
 }
 
+// widthOf is how many columns a terminal has.
+func widthOf(stream any) int {
+	const usual = 80
+	if file, ok := stream.(*os.File); ok {
+		if width, _, err := term.GetSize(int(file.Fd())); err == nil && width > 0 {
+			return width
+		}
+	}
+	return usual
+}
+
 // app is what the commands share.
 type app struct {
-	in          io.Reader
-	out, errOut io.Writer
+	in     io.Reader
+	out    *checked
+	errOut io.Writer
 
 	asks  bool // in is a terminal
 	shows bool // errOut is a terminal
@@ -93,6 +127,31 @@ func (a *app) command() *cobra.Command {
 	return root
 }
 
+// sayNo has cobra's own commands fail when they are asked for what they do not have:
+// they would print a help text, and exit with 0.
+func sayNo(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			show := cmd.Run
+			cmd.Run, cmd.RunE = nil, func(cmd *cobra.Command, args []string) error {
+				if _, rest, err := root.Find(args); err != nil || len(rest) > 0 {
+					return usage(fmt.Errorf("there is no command %q", strings.Join(args, " ")))
+				}
+				show(cmd, args)
+				return nil
+			}
+		case "completion":
+			cmd.Args = cobra.ArbitraryArgs
+			cmd.RunE = func(*cobra.Command, []string) error {
+				return usage(errors.New("completion for what? bash, zsh, fish or powershell"))
+			}
+		}
+	}
+}
+
 // version is that of the module, as the build has it.
 func version() string {
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
@@ -113,14 +172,19 @@ func user(use, short, long string, do func(ctx context.Context, userID string) e
 
 // end says what went wrong, if anything did, and returns the exit code.
 func (a *app) end(err error) int {
+	if lost := a.out.err; lost != nil && !errors.Is(err, lost) {
+		// Nobody has seen what the command came to.
+		fmt.Fprintf(a.errOut, "mana-session: the output is incomplete: %s\n", clean(plain(lost)))
+		return max(exitCode(err), exitFailed)
+	}
 	code := exitCode(err)
 	var said *exit
 	if err == nil || errors.As(err, &said) && said.err == nil {
 		return code
 	}
 	message := plain(err)
-	if a.json {
-		_ = json.NewEncoder(a.out).Encode(struct { // on one line, as watch's are
+	if a.json && a.out.err == nil {
+		_ = a.jsonLine(struct { // on one line, as watch's are
 			Error    string `json:"error"`
 			ExitCode int    `json:"exitCode"`
 		}{message, code})

@@ -145,7 +145,7 @@ func (m *migration) run(ctx context.Context, do func(ctx context.Context) error)
 	if m.perSec < 0 {
 		return usage(fmt.Errorf("--rate %d is negative", m.perSec))
 	}
-	if m.d, err = m.config.open(false); err != nil {
+	if m.d, err = m.config.open(ctx, false); err != nil {
 		return err
 	}
 	defer m.d.close()
@@ -163,7 +163,7 @@ func (m *migration) run(ctx context.Context, do func(ctx context.Context) error)
 		if m.result.Records > 0 && !m.json {
 			m.text(m.onErrOut())
 		}
-		if errors.Is(err, context.Canceled) {
+		if ctx.Err() != nil {
 			return &exit{exitFailed, errors.New("interrupted: run it again to go on")}
 		}
 		return storeError(err)
@@ -205,7 +205,7 @@ func (m *migration) text(a *app) {
 // onErrOut is the app with what it prints going where errors go.
 func (m *migration) onErrOut() *app {
 	a := *m.app
-	a.out = a.errOut
+	a.out = &checked{w: a.errOut}
 	return &a
 }
 
@@ -214,6 +214,9 @@ func (m *migration) onErrOut() *app {
 func (m *migration) ready(ctx context.Context) error {
 	if !m.write || m.force {
 		return nil
+	}
+	if err := m.rightKeys(ctx); err != nil {
+		return err
 	}
 	bots, err := m.d.running(ctx)
 	if err != nil || bots == 0 {
@@ -228,14 +231,44 @@ func (m *migration) ready(ctx context.Context) error {
 		if err == nil && !changed {
 			return nil // a bot writes so, or this is not the first run
 		}
-		some = true
+		some = some || err == nil
 	}
 	if !some {
 		return nil
 	}
 	return &exit{exitFailed, fmt.Errorf("bots run (%d), and none has written a record as this would: they seem not to be at that step. "+
 		"A bot that cannot read a record takes its user for logged out. Take the steps of docs/encryption.md first, or, "+
-		"if all bots are there and have just not written yet, add --force", bots)}
+		"if all bots are there and have just not written yet, add --force. A mana-session watch counts as a bot", bots)}
+}
+
+// rightKeys refuses to seal what is in plain text with keys that open nothing, while
+// most is sealed with others: those are the bots'.
+func (m *migration) rightKeys(ctx context.Context) error {
+	if m.what == "decrypt" {
+		return nil
+	}
+	var read, plain, foreign int
+	for rec, err := range m.d.store.All(ctx) {
+		if err != nil {
+			return err
+		}
+		switch _, err := m.d.svc.Reseal(ctx, rec, false); {
+		case err == nil && isSealed(rec):
+			return nil
+		case err == nil:
+			plain++
+		case isSealed(rec):
+			foreign++
+		}
+		if read++; read == sampled {
+			break
+		}
+	}
+	if plain == 0 || foreign <= plain {
+		return nil
+	}
+	return &exit{exitFailed, fmt.Errorf("of %d records that were looked at, %d are sealed, none with a key that is given here, and %d are in plain text: "+
+		"sealed with these keys, no bot could read them. Give the keys of the bots, or, if these are new and the others are lost, add --force", read, foreign, plain)}
 }
 
 // each calls do for all records, several at a time.
@@ -245,10 +278,7 @@ func (m *migration) each(ctx context.Context, records func(yield func(session.Re
 		if err != nil {
 			return err
 		}
-		m.bar = progressbar.NewOptions(stats.Total,
-			progressbar.OptionSetWriter(m.errOut), progressbar.OptionSetDescription(m.what),
-			progressbar.OptionShowIts(), progressbar.OptionShowCount(), progressbar.OptionSetItsString("records"),
-			progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond))
+		m.bar = progressbar.NewOptions(stats.Total, m.barOptions()...)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(m.workers)
@@ -271,6 +301,30 @@ func (m *migration) each(ctx context.Context, records func(yield func(session.Re
 		})
 	}
 	return group.Wait()
+}
+
+// How wide a terminal must be for what the bar says to stay on one line, whose length
+// the bar itself gives up first: with a million records, "rotate 100% || (1000000/1000000,
+// 100000 records/s) [1m40s:1m40s]".
+const (
+	wideBar   = 68
+	narrowBar = 48 // without the rate
+)
+
+// barOptions leave out what a narrow terminal would break over lines, so that each
+// state of the bar stayed on the screen.
+func (m *migration) barOptions() []progressbar.Option {
+	options := []progressbar.Option{
+		progressbar.OptionSetWriter(m.errOut), progressbar.OptionSetDescription(m.what), progressbar.OptionThrottle(100 * time.Millisecond),
+	}
+	width := widthOf(m.errOut)
+	if width >= narrowBar {
+		options = append(options, progressbar.OptionShowCount())
+	}
+	if width >= wideBar {
+		options = append(options, progressbar.OptionShowIts(), progressbar.OptionSetItsString("records"))
+	}
+	return append(options, progressbar.OptionSetPredictTime(width >= narrowBar), progressbar.OptionSetElapsedTime(width >= narrowBar))
 }
 
 func (m *migration) count(what outcome, why string) {

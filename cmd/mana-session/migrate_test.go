@@ -188,6 +188,32 @@ func TestMigrateEncryptWaitsForTheBotsToTakeTheirSteps(t *testing.T) {
 	assert.Equal(t, exitOK, w.run("migrate", "encrypt", "--write").code)
 }
 
+// A key with a slip in it must not seal what the bots can still read.
+func TestMigrateEncryptWithKeysThatAreNotTheBotsIsRefused(t *testing.T) {
+	w := newWorld(t)
+	values := w.seed(30)
+	t.Setenv("SESSION_ENCRYPTION_KEYS", newKey)
+	require.Equal(t, exitOK, w.run("migrate", "encrypt", "--write").code)
+	for i := range 10 { // as a bot that was forgotten writes them
+		w.redis.MustDo("SET", "bot:session:"+userID(i), values[userID(i)])
+	}
+	t.Setenv("SESSION_ENCRYPTION_KEYS", oldKey)
+	r := w.run("migrate", "encrypt", "--write")
+	assert.Equal(t, exitFailed, r.code)
+	assert.Contains(t, r.err, "of 30 records that were looked at, 20 are sealed, none with a key that is given here")
+	for i := range 10 {
+		assert.Equal(t, values[userID(i)], w.redis.MustDo("GET", "bot:session:"+userID(i)))
+	}
+	j := runJSON[migrated](w, exitFailed, "migrate", "encrypt", "--write", "--force")
+	assert.Equal(t, 10, j.Changed)
+	assert.Equal(t, 20, j.Left)
+
+	t.Setenv("SESSION_ENCRYPTION_KEYS", oldKey+","+newKey)
+	assert.Equal(t, 20, runJSON[migrated](w, exitOK, "migrate", "encrypt", "--write").Changed, "with all keys it goes on")
+	t.Setenv("SESSION_ENCRYPTION_KEYS", newKey)
+	assert.Equal(t, 30, runJSON[migrated](w, exitFailed, "migrate", "encrypt", "--write").Left, "there is nothing to be spoiled")
+}
+
 // program is the program as a process of its own.
 func (w *world) program(args ...string) *exec.Cmd {
 	w.Helper()

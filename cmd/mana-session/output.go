@@ -1,20 +1,71 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf16"
+
+	"github.com/mana/session"
 )
 
-// printJSON prints one document, indented.
-func (a *app) printJSON(v any) error {
-	enc := json.NewEncoder(a.out)
+// checked remembers that what was written got lost, as on a disk that is full.
+type checked struct {
+	w   io.Writer
+	err error // the first
+}
+
+func (c *checked) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.err = cmp.Or(c.err, err)
+	return n, err
+}
+
+// printJSON prints one document, indented; jsonLine one on a line.
+func (a *app) printJSON(v any) error { return a.encode(v, "  ") }
+func (a *app) jsonLine(v any) error  { return a.encode(v, "") }
+
+func (a *app) encode(v any, indent string) error {
+	enc := json.NewEncoder(printing{a.out})
 	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
+	enc.SetIndent("", indent)
 	return enc.Encode(v)
+}
+
+// printing writes documents, of which it gets each as a whole.
+type printing struct{ w io.Writer }
+
+func (p printing) Write(document []byte) (int, error) {
+	_, err := p.w.Write(printableJSON(document))
+	return len(document), err
+}
+
+// printableJSON is JSON that says the same and has nothing in it that moves a cursor,
+// hides text or turns its direction: of these, the encoder escapes ASCII alone.
+func printableJSON(text []byte) []byte {
+	hidden := func(r rune) bool { return r >= 0x7f && unprintable(r) }
+	if bytes.IndexFunc(text, hidden) < 0 {
+		return text
+	}
+	var b bytes.Buffer
+	for _, r := range string(text) {
+		switch {
+		case !hidden(r):
+			b.WriteRune(r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			fmt.Fprintf(&b, `\u%04x\u%04x`, high, low)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.Bytes()
 }
 
 // print prints a value: as JSON if that is wanted, or else as text does.
@@ -60,12 +111,20 @@ func clean(s string) string {
 	var b strings.Builder
 	for _, r := range s {
 		if unprintable(r) {
-			fmt.Fprintf(&b, `\u%04x`, r)
+			b.WriteString(escaped(r))
 		} else {
 			b.WriteRune(r)
 		}
 	}
 	return b.String()
+}
+
+// escaped is a character as Go, Python and shells spell it.
+func escaped(r rune) string {
+	if r > 0xffff {
+		return fmt.Sprintf(`\U%08x`, r)
+	}
+	return fmt.Sprintf(`\u%04x`, r)
 }
 
 func unprintable(r rune) bool { return !unicode.IsPrint(r) }
@@ -96,12 +155,28 @@ func length(d time.Duration) string {
 	return "less than 1 s"
 }
 
+// inUTC is a time in JSON that is always there.
+func inUTC(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
+
+// trailInUTC is a trail in JSON: an empty one is a list, too.
+func trailInUTC(trail []session.TrailEvent) []session.TrailEvent {
+	same := make([]session.TrailEvent, len(trail))
+	for i, e := range trail {
+		e.First, e.Last = inUTC(e.First), inUTC(e.Last)
+		if !e.SessionEnds.IsZero() {
+			e.SessionEnds = inUTC(e.SessionEnds)
+		}
+		same[i] = e
+	}
+	return same
+}
+
 // timeOrNull is a time in JSON: null for none.
 func timeOrNull(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
 	}
-	t = t.UTC().Truncate(time.Millisecond)
+	t = inUTC(t)
 	return &t
 }
 

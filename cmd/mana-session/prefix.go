@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,11 +26,11 @@ func (a *app) prefix() *cobra.Command {
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			keys, err := rediskeys.New(args[0])
-			switch {
-			case err != nil:
+			if err != nil {
 				return usage(errors.New(strings.TrimPrefix(plain(err), "WithKeyPrefix: ")))
-			case strings.HasPrefix(args[0], a.config.keyPrefix), strings.HasPrefix(a.config.keyPrefix, args[0]):
-				return usage(fmt.Errorf("%q and %q: none may begin with the other, or bots would take the keys of one for users of the other",
+			}
+			if old, err := rediskeys.New(a.config.keyPrefix); err == nil && old.Overlaps(keys) { // open says what is wrong with it
+				return usage(fmt.Errorf("%q and %q: none may begin with the other, or with what lies beside it, or bots would take the keys of one for users of the other",
 					a.config.keyPrefix, args[0]))
 			}
 			return m.run(cmd.Context(), func(ctx context.Context) error { return m.movePrefix(ctx, args[0], keys) })
@@ -65,7 +66,7 @@ func (m *migration) movePrefix(ctx context.Context, prefix string, keys rediskey
 		}
 		if bots > 0 {
 			return &exit{exitFailed, fmt.Errorf("bots run (%d) under the prefix %s: stop them first, because they would go on writing there. "+
-				"(--force moves the records all the same; to those bots their users are then logged out.)", bots, m.config.keyPrefix)}
+				"(--force moves the records all the same; to those bots their users are then logged out. A mana-session watch counts as a bot.)", bots, m.config.keyPrefix)}
 		}
 	}
 	mv := &mover{migration: m, to: to, toKeys: keys, until: redis.NewScript(untilSource)}
@@ -158,6 +159,9 @@ const maxTrail = 8 << 10
 
 var errNoString = errors.New("not a string")
 
+// isNoString reports whether Redis said that a key holds a list, a set, …
+func isNoString(err error) bool { return err != nil && strings.HasPrefix(err.Error(), "WRONGTYPE") }
+
 func (mv *mover) read(ctx context.Context, userID string) (b belongings, err error) {
 	record, trail := mv.d.keys.Record(userID), mv.d.keys.Trail(userID)
 	pipe := mv.d.client.Pipeline()
@@ -168,8 +172,12 @@ func (mv *mover) read(ctx context.Context, userID string) (b belongings, err err
 	}
 	value, ttl, until := pipe.GetRange(ctx, record, 0, mostRecord), integer("pttl", record), integer("pexpiretime", record)
 	events, trailUntil := pipe.GetRange(ctx, trail, 0, maxTrail-1), integer("pexpiretime", trail)
-	if _, err = pipe.Exec(ctx); err != nil && strings.HasPrefix(fmt.Sprint(value.Err()), "WRONGTYPE") {
+	_, err = pipe.Exec(ctx)
+	switch {
+	case isNoString(value.Err()):
 		return b, errNoString
+	case isNoString(events.Err()): // no trail of ours, and of no harm to the record
+		err = cmp.Or(value.Err(), ttl.Err(), until.Err())
 	}
 	b.record = session.Record{UserID: userID, Value: value.Val()}
 	b.ttl, b.until, b.trail, b.trailUntil = ttl.Val(), until.Val(), events.Val(), trailUntil.Val()
@@ -251,17 +259,17 @@ func (mv *mover) moveTrail(ctx context.Context, userID string) error {
 	if !errors.Is(err, session.ErrNotFound) {
 		return err
 	}
+	old, err := mv.read(ctx, userID)
+	if err != nil || old.trail == "" { // gone meanwhile, or other software's
+		return err
+	}
 	if mv.write {
-		old, err := mv.read(ctx, userID)
-		if err == nil {
-			pipe := mv.d.client.Pipeline()
-			mv.copyTrail(ctx, pipe, userID, old)
-			err = execute(ctx, pipe)
+		pipe := mv.d.client.Pipeline()
+		mv.copyTrail(ctx, pipe, userID, old)
+		if err := execute(ctx, pipe); err != nil {
+			return err
 		}
-		if err == nil {
-			err = mv.d.client.Del(ctx, mv.d.keys.Trail(userID)).Err()
-		}
-		if err != nil {
+		if err := mv.d.client.Del(ctx, mv.d.keys.Trail(userID)).Err(); err != nil {
 			return err
 		}
 	}

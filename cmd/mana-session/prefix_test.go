@@ -180,3 +180,49 @@ func TestTwoPrefixMigrationsBesideABotLoseNothing(t *testing.T) {
 		require.True(t, found && got == n, "%s: %d, want %d", user, got, n)
 	}
 }
+
+// What other software has put where a trail belongs is left there, and keeps nothing
+// else from moving.
+func TestMigratePrefixLeavesATrailThatIsNone(t *testing.T) {
+	w := newWorld(t)
+	values := w.seed(3)
+	w.redis.MustDo("RPUSH", "bot:session-trail:{bot:session:"+userID(1)+"}", "a list")
+	w.redis.MustDo("RPUSH", "bot:session-trail:{bot:session:"+bob+"}", "a list")
+	w.login(w.bot(session.WithNearCache(0)))
+	require.Equal(t, exitNothing, w.run("why", bob).code)
+	for _, args := range [][]string{{}, {"--write"}} {
+		r := runJSON[migrated](w, exitOK, append([]string{"migrate", "prefix", newPrefix}, args...)...)
+		assert.Equal(t, 4, r.Changed)
+		assert.Zero(t, r.Trails)
+	}
+	for user, value := range values {
+		assert.Equal(t, value, w.redis.MustDo("GET", newPrefix+user))
+	}
+	assert.Len(t, w.trailOf(exitOK, alice), 1)
+	for _, user := range []string{userID(1), bob} {
+		assert.Equal(t, "list", w.redis.MustDo("TYPE", "bot:session-trail:{bot:session:"+user+"}"))
+	}
+}
+
+// Keys beside the records of one prefix must not be records of the other.
+func TestPrefixesThatMeetAreRefused(t *testing.T) {
+	w := newWorld(t)
+	w.login(w.bot(session.WithNearCache(0)))
+	for _, c := range [][2]string{
+		{"bot:session:", "bot:session:"}, {"bot:session:", "bot:session:v2:"}, {"bot:session:", "bot:"}, {"bot:session:", "b"},
+		{"bot:session:", "bot:session-"}, {"bot:session:", "bot:session-trail:"}, {"bot:session:", "bot:session-lock:{"}, {"bot:session:", "bot:session-logout:x"},
+		{"bot:session:", "bot:session-heartbeat:"}, {"bot:session-", "bot:session:"}, {"", newPrefix}, {"bot:session:", ""},
+	} {
+		for _, args := range [][]string{{}, {"--write", "--force"}} {
+			r := w.run(append([]string{"migrate", "prefix", c[1], "--key-prefix", c[0]}, args...)...)
+			assert.Equal(t, exitUsage, r.code, "%v: %s", c, r.out)
+		}
+	}
+	for _, free := range []string{"x:bot:session:", "bot:session-v2:", "bot:sessions:", "bot:Session:", "{bots}:session:", "bot*"} {
+		r := runJSON[migrated](w, exitOK, "migrate", "prefix", free, "--write")
+		assert.Equal(t, 1, r.Changed, free)
+		back := runJSON[migrated](w, exitOK, "migrate", "prefix", "bot:session:", "--key-prefix", free, "--write", "--force")
+		assert.Equal(t, 1, back.Changed, free)
+		assert.Equal(t, exitOK, w.run("show", alice).code, free)
+	}
+}

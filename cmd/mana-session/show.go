@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -47,7 +48,7 @@ func (a *app) show() *cobra.Command {
 }
 
 func (a *app) doShow(ctx context.Context, userID string, reveal bool) error {
-	d, err := a.config.open(false)
+	d, err := a.config.open(ctx, false)
 	if err != nil {
 		return err
 	}
@@ -56,7 +57,7 @@ func (a *app) doShow(ctx context.Context, userID string, reveal bool) error {
 	if err != nil {
 		return err
 	}
-	s := shown{User: userID, Unread: f.unread, Sealed: f.sealed, Trail: orEmpty(f.trail)}
+	s := shown{User: userID, Unread: f.unread, Sealed: f.sealed, Trail: trailInUTC(f.trail)}
 	if f.session != nil {
 		claims := claimsOf(f.session.Token())
 		s.LoggedIn, s.Email, s.Subject = true, f.session.Email, f.session.Subject
@@ -91,7 +92,7 @@ func (a *app) showText(s shown) {
 		row("user", clean(s.User))
 		switch {
 		case s.Unread != "":
-			row("session", a.colored(red, "unreadable")+": "+s.Unread)
+			row("session", a.colored(red, "unreadable")+": "+clean(s.Unread))
 		case !s.LoggedIn:
 			row("session", a.colored(red, "none"))
 		default:
@@ -115,8 +116,13 @@ func (a *app) showText(s shown) {
 	}
 }
 
-// quoted is a user ID as a shell takes it.
-func quoted(userID string) string { return "'" + clean(userID) + "'" }
+// quoted is a user ID as a shell takes it, and runs nothing that is in it.
+func quoted(userID string) string {
+	if strings.ContainsFunc(userID, unprintable) { // as bash, ksh and zsh spell it
+		return "$'" + clean(strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(userID)) + "'"
+	}
+	return "'" + strings.ReplaceAll(userID, "'", `'\''`) + "'"
+}
 
 func orNone(s string) string {
 	if s == "" {

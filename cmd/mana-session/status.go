@@ -51,7 +51,7 @@ func (a *app) status() *cobra.Command {
 }
 
 func (a *app) doStatus(ctx context.Context) error {
-	d, err := a.config.open(true)
+	d, err := a.config.open(ctx, true)
 	if err != nil {
 		return err
 	}
@@ -77,12 +77,12 @@ func (a *app) doStatus(ctx context.Context) error {
 			}
 		}
 		s.Feed = d.feedKind(limited) // which itself has a heartbeat
-		if err != nil && ctx.Err() != nil {
-			return err
-		}
 		if err != nil {
 			s.Store.OK, s.Store.Error = false, plain(err)
 		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
 	if err := a.print(s, func() { a.statusText(s) }); err != nil {
 		return err

@@ -1,20 +1,23 @@
 package main
 
 import (
+	"bufio"
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
 	"github.com/mana/session"
 )
 
-// listed is the JSON of users.
+// listed is the JSON of users, which usersJSON prints.
 type listed struct {
 	Users []listedUser `json:"users"`
 	Found int          `json:"found"` // those that the filter lets through, also beyond the limit
@@ -60,7 +63,7 @@ func (a *app) doUsers(ctx context.Context, l listing) error {
 	case l.limit < 0:
 		return usage(fmt.Errorf("--limit %d is negative", l.limit))
 	}
-	d, err := a.config.open(false)
+	d, err := a.config.open(ctx, false)
 	if err != nil {
 		return err
 	}
@@ -79,25 +82,50 @@ func (a *app) doUsers(ctx context.Context, l listing) error {
 	if l.limit > 0 {
 		shown = found[:min(l.limit, len(found))]
 	}
-	result := listed{Users: make([]listedUser, len(shown)), Found: len(found)}
-	for i, s := range shown {
-		result.Users[i] = listedUser{s.UserID, timeOrNull(s.ExpiresAt), secondsUntil(s.ExpiresAt)}
+	if a.json {
+		return a.usersJSON(shown, len(found))
 	}
-	return a.print(result, func() {
-		a.table(func(row func(...string)) {
-			row("USER", "LEFT", "ENDS")
-			for _, s := range shown {
-				if s.ExpiresAt.IsZero() {
-					row(clean(s.UserID), "no end", "")
-				} else {
-					row(clean(s.UserID), length(time.Until(s.ExpiresAt)), moment(s.ExpiresAt))
-				}
-			}
-		})
-		if len(shown) < len(found) {
-			fmt.Fprintf(a.errOut, "%d of %d\n", len(shown), len(found))
+	a.usersText(shown)
+	if len(shown) < len(found) {
+		fmt.Fprintf(a.errOut, "%d of %d\n", len(shown), len(found))
+	}
+	return nil
+}
+
+// usersJSON prints a listed, user by user: of a million there is no document in memory.
+func (a *app) usersJSON(shown []session.Listed, found int) error {
+	out := bufio.NewWriter(a.out)
+	separator, end := "\n    ", "]"
+	fmt.Fprint(out, "{\n  \"users\": [")
+	for _, s := range shown {
+		text, err := json.MarshalIndent(listedUser{s.UserID, timeOrNull(s.ExpiresAt), secondsUntil(s.ExpiresAt)}, "    ", "  ")
+		if err != nil {
+			return err
 		}
-	})
+		fmt.Fprintf(out, "%s%s", separator, printableJSON(text))
+		separator, end = ",\n    ", "\n  ]"
+	}
+	fmt.Fprintf(out, "%s,\n  \"found\": %d\n}\n", end, found)
+	return out.Flush()
+}
+
+// usersText is a table that is not held in memory to be aligned.
+func (a *app) usersText(shown []session.Listed) {
+	out := bufio.NewWriter(a.out)
+	width := len("USER")
+	for _, s := range shown {
+		width = max(width, utf8.RuneCountInString(clean(s.UserID)))
+	}
+	const row = "%-*s  %-12s  %s\n" // length is as short as that
+	fmt.Fprintf(out, row, width, "USER", "LEFT", "ENDS")
+	for _, s := range shown {
+		if s.ExpiresAt.IsZero() {
+			fmt.Fprintf(out, row, width, clean(s.UserID), "no end", "never")
+		} else {
+			fmt.Fprintf(out, row, width, clean(s.UserID), length(time.Until(s.ExpiresAt)), moment(s.ExpiresAt))
+		}
+	}
+	_ = out.Flush() // an error of which is checked's
 }
 
 // matcher is what a --filter lets through.

@@ -2,12 +2,12 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
 	"github.com/mana/session"
@@ -50,11 +50,19 @@ func (a *app) doWatch(ctx context.Context, filter string) error {
 	if err != nil {
 		return err
 	}
-	d, err := a.config.open(false)
+	d, err := a.config.open(ctx, false)
 	if err != nil {
 		return err
 	}
 	defer d.close()
+	// Whoever may not read hears of changes all the same, and would learn nothing else.
+	switch _, err := d.store.Get(ctx, probeUser); {
+	case ctx.Err() != nil:
+		return nil
+	case err != nil && !errors.Is(err, session.ErrNotFound):
+		return storeError(err)
+	}
+	d.measureClock(ctx)
 	f := newFeed(matches)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -99,6 +107,19 @@ func (a *app) feed(ctx context.Context, d *deployment, f *feed) error {
 	}
 }
 
+// measureClock finds out how far this machine's clock is from that of Redis, which will be
+// that of the bots, too. A Redis that does not tell is taken to agree.
+func (d *deployment) measureClock(ctx context.Context) {
+	_ = d.masters(ctx, func(ctx context.Context, master *redis.Client) error {
+		began := time.Now()
+		at, err := master.Time(ctx).Result()
+		if err == nil {
+			d.behind.Store(int64(at.Sub(began.Add(time.Since(began) / 2))))
+		}
+		return err
+	})
+}
+
 // lookUp adds to a change of a user what the store tells about it.
 func (d *deployment) lookUp(ctx context.Context, c *change) {
 	rec, _, err := d.store.LoggedOutAt(ctx, c.User)
@@ -110,20 +131,18 @@ func (d *deployment) lookUp(ctx context.Context, c *change) {
 		c.Event = "gone"
 	}
 	trail, err := d.svc.Trail(ctx, c.User)
-	const recent = 5 * time.Second // clocks differ
-	if err != nil || len(trail) == 0 || c.At.Sub(trail[0].Last).Abs() > recent {
+	const recent = 5 * time.Second // bots' clocks differ
+	happened := c.At.Add(time.Duration(d.behind.Load()))
+	if err != nil || len(trail) == 0 || happened.Sub(trail[0].Last).Abs() > recent {
 		return
 	}
-	c.What, c.Ends = &trail[0], timeOrNull(trail[0].SessionEnds)
+	c.What, c.Ends = &trailInUTC(trail)[0], timeOrNull(trail[0].SessionEnds)
 }
 
 func (a *app) changeLine(c change) error {
 	if a.json {
-		line, err := json.Marshal(c)
-		if err == nil {
-			_, err = fmt.Fprintf(a.out, "%s\n", line)
-		}
-		return err
+		c.At = inUTC(c.At)
+		return a.jsonLine(c)
 	}
 	var text string
 	switch {

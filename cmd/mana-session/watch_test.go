@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -114,4 +115,24 @@ func TestWatchEndsOnAnInterrupt(t *testing.T) {
 	assert.Contains(t, text, "watching")
 	require.NoError(t, watch.Process.Signal(os.Interrupt))
 	require.NoError(t, watch.Wait(), "exit code 0")
+}
+
+// A machine whose clock is wrong is no reason to say that nobody did it.
+func TestWatchGoesByTheClockOfRedis(t *testing.T) {
+	w := newWorld(t)
+	w.login(w.bot())
+	d, err := (&config{keyPrefix: "bot:session:", linkPath: "/x"}).open(t.Context(), false)
+	require.NoError(t, err)
+	defer d.close()
+	d.measureClock(t.Context())
+	assert.Less(t, time.Duration(d.behind.Load()).Abs(), time.Second)
+	for _, behind := range []time.Duration{0, time.Minute, -time.Hour} {
+		d.behind.Store(int64(behind))
+		c := change{At: time.Now().Add(-behind), Event: "changed", User: alice}
+		d.lookUp(t.Context(), &c)
+		require.NotNil(t, c.What, behind)
+		c = change{At: time.Now().Add(-behind - time.Minute), Event: "changed", User: alice}
+		d.lookUp(t.Context(), &c)
+		assert.Nil(t, c.What, "that was before")
+	}
 }

@@ -31,7 +31,7 @@ func (a *app) why() *cobra.Command {
 }
 
 func (a *app) doWhy(ctx context.Context, userID string) error {
-	d, err := a.config.open(false)
+	d, err := a.config.open(ctx, false)
 	if err != nil {
 		return err
 	}
@@ -41,13 +41,13 @@ func (a *app) doWhy(ctx context.Context, userID string) error {
 		return err
 	}
 	found := f.diagnose(time.Now())
-	if found.cause == causeRemoved {
+	if found.cause == causeRemoved || found.cause == causeUnknown {
 		found.blameEviction(d.evictions(ctx))
 	}
 	e := explained{
 		User: userID, LoggedIn: found.cause == causeLoggedIn, Cause: found.cause, Because: found.because,
 		At: timeOrNull(found.at), Notes: orEmpty(found.notes), Remedy: found.remedy,
-		Story: orEmpty(story(f.trail)), Trail: orEmpty(f.trail),
+		Story: orEmpty(story(f.trail)), Trail: trailInUTC(f.trail),
 	}
 	if err := a.print(e, func() { a.whyText(e) }); err != nil {
 		return err

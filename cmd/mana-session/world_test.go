@@ -2,14 +2,11 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"os"
-	"os/signal"
 	"regexp"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -33,9 +30,7 @@ const asProgram = "MANA_SESSION_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-		defer stop()
-		os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+		os.Exit(process())
 	}
 	os.Exit(m.Run())
 }
@@ -47,12 +42,14 @@ type world struct {
 	auth   *sessiontest.AuthServer
 	client *redis.Client
 	tokens []string // which no output is to show
+
+	columns uint16 // of a terminal
 }
 
 // newWorld also sets the environment, as the bots have it.
 func newWorld(t *testing.T, opts ...redistest.Option) *world {
 	t.Helper()
-	w := &world{T: t, redis: redistest.Start(t, opts...), auth: sessiontest.NewAuthServer(t, sessiontest.WithLoginLimit(0))}
+	w := &world{T: t, redis: redistest.Start(t, opts...), auth: sessiontest.NewAuthServer(t, sessiontest.WithLoginLimit(0)), columns: 120}
 	w.client = redis.NewClient(&redis.Options{Addr: w.redis.Addr})
 	t.Cleanup(func() { w.client.Close() })
 	w.auth.AddUser(email, password)

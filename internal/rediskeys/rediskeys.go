@@ -89,6 +89,47 @@ func (k Keys) with(kind, userID string) string {
 // TrailPrefix is what the trails of all users begin with.
 func (k Keys) TrailPrefix() string { return k.auxPrefix + trailKind }
 
+// Overlaps reports whether keys of one store could be taken for keys of the other,
+// because one name of theirs begins with another. Heartbeats of both may share a name:
+// each process knows its own.
+func (k Keys) Overlaps(other Keys) bool {
+	meet := func(mine, theirs string) bool {
+		return strings.HasPrefix(mine, theirs) || strings.HasPrefix(theirs, mine)
+	}
+	for _, mine := range k.names() {
+		for _, theirs := range other.names() {
+			if meet(mine, theirs) {
+				return true
+			}
+		}
+	}
+	return meet(k.heartbeats(), other.prefix) || meet(k.prefix, other.heartbeats())
+}
+
+// names are what the keys of a store begin with, but for its heartbeats.
+func (k Keys) names() []string {
+	return []string{k.prefix, k.auxPrefix + leaseKind, k.FencePrefix(), k.TrailPrefix(), k.Channel()}
+}
+
+// heartbeats is what the heartbeats of all processes begin with.
+func (k Keys) heartbeats() string { return strings.TrimSuffix(k.HeartbeatPrefix(""), ":") }
+
+// Patterns are globs for all keys of the store and for its channel, as an ACL has them.
+func (k Keys) Patterns() []string {
+	shared := 0
+	for shared < min(len(k.prefix), len(k.auxPrefix)) && k.prefix[shared] == k.auxPrefix[shared] {
+		shared++
+	}
+	patterns := []string{k.prefix[:shared] + "*"}
+	if shared == 0 {
+		patterns = []string{k.prefix + "*", k.auxPrefix + "*"}
+	}
+	if !strings.HasPrefix(k.heartbeats(), k.prefix[:shared]) || shared == 0 {
+		patterns = append(patterns, k.heartbeats()+"*") // has none of the prefix's braces
+	}
+	return patterns
+}
+
 // FenceOwner is the inverse of Fence, and TrailOwner that of Trail: whose the key is, if
 // it is one.
 func (k Keys) FenceOwner(key string) (userID string, ok bool) { return k.owner(fenceKind, key) }

@@ -149,6 +149,12 @@ func TestTrailTellsWhatALoginFound(t *testing.T) {
 	w.Put(world.Alice, "no session")
 	w.Login(w.Svc)
 	require.Contains(t, trail(t, w.Svc)[0].Reason, "cannot be read")
+	w.Login(w.Svc)
+	require.Equal(t, "over the session that there was", trail(t, w.Svc)[0].Reason)
+	require.NoError(t, w.Store.Delete(t.Context(), session.Record{UserID: world.Alice})) // as other software does
+	w.Login(w.Svc)
+	require.Empty(t, trail(t, w.Svc)[0].Reason)
+	require.Len(t, trail(t, w.Svc), 3)
 }
 
 func TestTrailTellsWhatWasStoredLater(t *testing.T) {
@@ -163,6 +169,7 @@ func TestTrailTellsWhatWasStoredLater(t *testing.T) {
 		h.Clear()
 		time.Sleep(time.Minute)
 		require.Equal(t, "began by login", story(t, w.Svc))
+		require.Equal(t, "stored when the store was back", trail(t, w.Svc)[0].Reason)
 
 		h.Inject(storetest.Away)
 		require.ErrorIs(t, w.Svc.Logout(t.Context(), world.Alice), session.ErrStoreUnavailable)
