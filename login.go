@@ -183,7 +183,7 @@ func (s *Service) installLater(e *event, next *login, cause error) (*login, erro
 	if base := s.refresher.lastKnown(e.userID); base != nil {
 		merged, _ = mergeLogin(base, next, false)
 	}
-	p := &pending{userID: e.userID, login: merged, since: merged.since, began: true, what: TrailEvent{Kind: TrailBegan, By: byLogin, Reason: "stored when the store was back"}}
+	p := &pending{userID: e.userID, login: merged, since: merged.since, began: true, what: TrailEvent{Kind: TrailBegan, By: byLogin}}
 	if !s.outbox.put(e, p, nil) {
 		return nil, s.overtakenBy(cause)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -364,6 +365,7 @@ func (o *outbox) writeLogin(ctx context.Context, p *pending) (bool, error) {
 		what := p.what
 		if p.began {
 			what = now.loginEvent(now.login == nil || now.login.sameAccount(next))
+			what.Reason = strings.TrimPrefix(what.Reason+", stored when the store was back", ", ")
 		}
 		_, err = o.records.save(ctx, owner, now.stored, next, what)
 		if !errors.Is(err, ErrConflict) {
