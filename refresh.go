@@ -316,9 +316,11 @@ func (r *refresher) end(ctx context.Context, f *flight, why error) (landing, err
 	case err == nil:
 		r.count.ended.Add(1)
 		r.logger.Info("session: ended by the auth server", "user", f.event.userID, "reason", reasonOf(why))
-		if after, err := r.records.readLogout(writing, f.event.userID); err != nil || !after.loggedOut.After(before.loggedOut) {
+		after, err := r.records.readLogout(writing, f.event.userID)
+		loggedOut := errors.Is(err, errOvertaken) || err == nil && after.loggedOut.After(before.loggedOut)
+		if !loggedOut { // by themselves, meanwhile
 			r.ends.add(SessionEnd{UserID: f.event.userID, Reason: EndRefused, Err: why})
-		} // else they have logged out themselves meanwhile
+		}
 		return landing{}, why
 	case !errors.Is(err, ErrConflict):
 		return landing{}, err

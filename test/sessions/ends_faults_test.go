@@ -162,6 +162,33 @@ func TestUserWhoLogsOutMeanwhileIsNotToldOfTheServersNo(t *testing.T) {
 	})
 }
 
+// The same in this bot, whose logout ends what the refresh was about to ask the store.
+func TestUserWhoLogsOutHereMeanwhileIsNotToldOfTheServersNo(t *testing.T) {
+	onFaults(t, func(t *testing.T, w *world.World, h *storetest.FaultStore, l *told) {
+		bot := l.bots(w, 1)[0]
+		w.LoginDead()
+		w.Auth.RevokeRefreshTokens(world.Email)
+		loggedOut, removed := make(chan error, 1), false
+		h.Inject(func(ctx context.Context, call storetest.Call) error {
+			removed = true
+			return call.Do(ctx)
+		}, storetest.Delete)
+		h.Inject(func(ctx context.Context, call storetest.Call) error {
+			if removed {
+				h.Clear()
+				go func() { loggedOut <- bot.Logout(t.Context(), world.Alice) }()
+				<-ctx.Done()
+			}
+			return call.Do(ctx)
+		}, storetest.LoggedOutAt)
+		_, err := bot.Token(t.Context(), world.Alice)
+		require.ErrorIs(t, err, session.ErrNotLoggedIn)
+		require.NoError(t, <-loggedOut)
+		time.Sleep(time.Minute)
+		require.Empty(t, l.all())
+	})
+}
+
 // A session that ends while the Service is closed is told of before Close returns.
 func TestCloseTellsWhatEndsMeanwhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
