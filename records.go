@@ -118,8 +118,8 @@ func (r *records) acquire(ctx context.Context, userID, owner string, ttl time.Du
 	return lease, snap, err
 }
 
-// renew makes owner's lease last for ttl from now on, and reports whether it is
-// owner's still.
+// renew makes owner's lease last for ttl from now on, taking it if nobody has it, and
+// reports whether it is owner's.
 func (r *records) renew(ctx context.Context, userID, owner string, ttl time.Duration) (bool, error) {
 	op := r.begin(ctx, OpStoreLease)
 	lease, _, err := r.leases.Acquire(op.ctx, userID, owner, ttl)
@@ -177,14 +177,33 @@ func (r *records) remove(ctx context.Context, old Record, what TrailEvent) error
 // begin: held is false while there is one.
 func (r *records) removeExpired(ctx context.Context, old Record, what TrailEvent) (held bool, err error) {
 	owner := rand.Text()
-	lease, _, err := r.acquire(ctx, old.UserID, owner, leaseTTL)
-	if err != nil || !lease.Held {
-		return false, err
+	held, err = r.renew(ctx, old.UserID, owner, leaseTTL)
+	if held {
+		if err = r.remove(ctx, old, what); err == nil { // and the lease with it
+			return true, nil
+		}
 	}
-	if err = r.remove(ctx, old, what); err != nil {
-		_ = r.release(ctx, old.UserID, owner, "", 0)
+	if err != nil { // the lease may have been taken though the answer was lost
+		r.releaseSoon(ctx, old.UserID, owner)
 	}
-	return true, err
+	return held, err
+}
+
+// releaseSoon is release behind the caller, also one who has given up.
+func (r *records) releaseSoon(ctx context.Context, userID, owner string) {
+	release := func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+		defer cancel()
+		return r.release(ctx, userID, owner, "", 0)
+	}
+	if r.life.begin() != nil {
+		_ = release()
+		return
+	}
+	go func() {
+		defer r.life.end()
+		_ = apart(release)
+	}()
 }
 
 // removeLoggedOut deletes old because of a logout at the given time, or returns

@@ -272,3 +272,58 @@ func TestTellingOfAnExpiryDoesNotDisturbWhoComesBackJustThen(t *testing.T) {
 		})
 	}
 }
+
+// What goes wrong while the end of a session is noted leaves no lease behind for which
+// whoever comes back would have to wait.
+func TestCleanupThatFailsHoldsUpNobodyWhoComesBack(t *testing.T) {
+	for name, fault := range map[string]struct {
+		method storetest.Method
+		fault  storetest.Fault
+	}{
+		"the caller gives up":              {storetest.Delete, storetest.Hang},
+		"the answer to the lease was lost": {storetest.Acquire, storetest.LoseAnswer},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onFaults(t, func(t *testing.T, w *world.World, h *storetest.FaultStore, _ *told) {
+				w.Auth.Link(world.Alice, world.Email)
+				w.Put(world.Bob, "no session")
+				time.Sleep(30 * time.Second) // the store sweeps by the minute
+				w.Login(w.Svc)
+				time.Sleep(week + 100*time.Millisecond)
+				w.Store = h.Another()
+				bot := w.Service()
+				h.Inject(fault.fault, fault.method)
+				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+				defer cancel()
+				_, err := w.Svc.Cleanup(ctx)
+				require.Error(t, err)
+				began := time.Now()
+				world.MustToken(t, bot, world.Alice)
+				require.Less(t, time.Since(began), time.Second)
+			})
+		})
+	}
+}
+
+// Whoever logs in again just then has a token that Cleanup has no business with.
+func TestCleanupAsksNoVerifier(t *testing.T) {
+	onFaults(t, func(t *testing.T, w *world.World, h *storetest.FaultStore, _ *told) {
+		w.Put(world.Bob, "no session")
+		time.Sleep(30 * time.Second) // the store sweeps by the minute
+		w.Login(w.Svc)
+		time.Sleep(week + 100*time.Millisecond)
+		cleaner := w.Service(session.WithTokenVerifier(func(context.Context, string) error {
+			return session.ErrAuthUnavailable
+		}))
+		w.Store = h.Another()
+		other := w.Service()
+		h.Inject(func(ctx context.Context, call storetest.Call) error {
+			w.Login(other)
+			return call.Do(ctx)
+		}, storetest.Acquire)
+		dropped, err := cleaner.Cleanup(t.Context())
+		require.NoError(t, err)
+		require.Zero(t, dropped)
+		require.NotEmpty(t, w.Stored(world.Alice))
+	})
+}
