@@ -185,8 +185,8 @@ func (e *ends) lookAt(userID string) (again time.Time, err error) {
 		e.add(SessionEnd{UserID: userID, Reason: EndExpired})
 		return nil
 	})
-	if errors.Is(err, ErrConflict) {
-		err = nil // another process was first, or the user has logged in
+	if errors.Is(err, ErrConflict) { // another process was first, the user has logged in, or neither
+		return time.Now(), nil
 	}
 	return again, err
 }

@@ -327,3 +327,22 @@ func TestCleanupAsksNoVerifier(t *testing.T) {
 		require.NotEmpty(t, w.Stored(world.Alice))
 	})
 }
+
+// A conflict need not mean that another bot has told: see MemoryStore.
+func TestExpiryIsToldAfterAConflictThatWasNone(t *testing.T) {
+	onFaults(t, func(t *testing.T, w *world.World, h *storetest.FaultStore, l *told) {
+		bot := l.bots(w, 1)[0]
+		w.Login(w.Svc)
+		conflicts := 0
+		h.Inject(func(ctx context.Context, call storetest.Call) error {
+			if conflicts++; conflicts == 1 {
+				return session.ErrConflict
+			}
+			return call.Do(ctx)
+		}, storetest.Delete)
+		time.Sleep(week + time.Hour)
+		require.Len(t, l.all(), 1)
+		require.Equal(t, 2, conflicts)
+		require.EqualValues(t, 1, bot.Counters().EndsTold)
+	})
+}
