@@ -45,7 +45,9 @@ type SessionEnd struct { //nolint:revive // what ended is more than an end
 // has been running for an eighth of the session TTL, and later if the store was away. To
 // know which sessions are about to end, each such bot lists them as often, every 21
 // hours by default. What other software, the TypeScript service included, removes in its
-// last hours cannot be told from what expired.
+// last hours cannot be told from what expired. Nobody is told of a user whose last token
+// came by the SSO-Link, unless this Service does without it: their next command begins a
+// new session, without a login.
 func WithOnSessionEnd(tell func(ctx context.Context, end SessionEnd)) Option {
 	return func(c *config) error {
 		if tell == nil {
@@ -66,6 +68,7 @@ type ends struct {
 	tell    func(context.Context, SessionEnd)
 	records *records
 	ttl     time.Duration // of sessions
+	links   bool          // the SSO-Link begins sessions
 	life    *lifetime
 	count   *counters
 	queue   chan SessionEnd
@@ -75,7 +78,7 @@ type ends struct {
 
 func newEnds(c config, r *records, count *counters, life *lifetime) *ends {
 	e := &ends{
-		tell: c.onEnd, records: r, ttl: c.sessionTTL, life: life, count: count,
+		tell: c.onEnd, records: r, ttl: c.sessionTTL, links: c.linkEnabled, life: life, count: count,
 		closing: make(chan struct{}), told: make(chan struct{}),
 	}
 	if e.tell != nil {

@@ -169,7 +169,7 @@ func (e *ends) lookAt(userID string) (again time.Time, err error) {
 			return nil
 		}
 		trail, err := e.records.trail(ctx, userID)
-		if err != nil || !expired(trail, now.loggedOut, e.ttl) {
+		if err != nil || !expired(trail, now.loggedOut, e.ttl) || e.links && byLinkLast(trail) {
 			return err
 		}
 		what := TrailEvent{Kind: TrailEnded, By: byExpiry, Reason: "not used since " + trail[0].Last.UTC().Format(time.RFC3339)}
@@ -208,4 +208,16 @@ func expired(trail []TrailEvent, loggedOut time.Time, ttl time.Duration) bool {
 	// Use puts the end off by half of the TTL, the clocks of bots differ by less.
 	removed := last.SessionEnds.After(time.Now().Add(ttl / 8))
 	return !removed && !loggedOut.After(last.Last)
+}
+
+// byLinkLast reports whether the session's last token came by the SSO-Link. The user's
+// next command then begins a session: there is nothing for which to ask them to log in.
+func byLinkLast(trail []TrailEvent) bool {
+	for _, e := range trail {
+		switch e.Kind {
+		case TrailBegan, TrailRefreshed, TrailReplaced:
+			return e.By == byLink
+		}
+	}
+	return false
 }

@@ -346,3 +346,30 @@ func TestExpiryIsToldAfterAConflictThatWasNone(t *testing.T) {
 		require.EqualValues(t, 1, bot.Counters().EndsTold)
 	})
 }
+
+// A user whose last token came by the link is logged in by the next command: there is
+// nothing that they would have to do. A bot without the link cannot do that.
+func TestExpiryOfAUserWhomTheLinkLogsInIsNotTold(t *testing.T) {
+	for name, linked := range map[string]bool{"a bot with the link": true, "a bot without": false} {
+		t.Run(name, func(t *testing.T) {
+			onFaults(t, func(t *testing.T, w *world.World, _ *storetest.FaultStore, l *told) {
+				l.bots(w, 2, session.WithSSOLink(linked))
+				w.Login(w.Svc)
+				w.Auth.Link(world.Alice, world.Email)
+				time.Sleep(time.Hour)
+				world.MustToken(t, w.Svc, world.Alice)
+				time.Sleep(4 * 24 * time.Hour)
+				require.Contains(t, story(t, w.Svc), "refreshed by link")
+				time.Sleep(week)
+				require.Empty(t, w.Stored(world.Alice))
+				if linked {
+					require.Empty(t, l.all())
+					world.MustToken(t, w.Svc, world.Alice)
+				} else {
+					require.Len(t, l.all(), 1)
+					require.Equal(t, session.EndExpired, l.all()[0].Reason)
+				}
+			})
+		})
+	}
+}
