@@ -138,7 +138,9 @@ redis.call('DEL', KEYS[1])
 ` + announce
 
 // noteSource is for what could not be noted with the write.
-const noteSource = noteEvent + `
+const noteSource = readString + noteEvent + `
+local last, what = string.match(read(KEYS[1], 4095), '^%d+ (%d+) %d+ %d+ ([^\n]+)')
+if what == ARGV[1] and last == ARGV[2] then return 1 end -- a command that got through, sent again
 noteEvent(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
 return 1
 `
