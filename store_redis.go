@@ -164,8 +164,7 @@ func (s *RedisStore) swap(ctx context.Context, holder string, old, next Record) 
 	}
 	noted := slices.Concat(args, s.eventArgs(next.Event, next.Expires))
 	err = s.run(ctx, s.scripts.swap, changed, next.UserID, append(keys, s.keys.Trail(next.UserID)), noted...)
-	if isWithoutTrail(err) {
-		apart := isTryAgain(err)
+	if apart := isTryAgain(err); apart || isNoPerm(err) {
 		err = s.run(ctx, s.scripts.swap, changed, next.UserID, keys, append(args, "")...)
 		if err == nil && apart {
 			s.noteApart(ctx, next.UserID, next.Event, next.Expires)

@@ -107,14 +107,14 @@ func (s *RedisStore) end(ctx context.Context, old Record, at time.Time, keep tim
 		keys = append(keys, s.keys.Trail(userID))
 	}
 	err := s.runEnd(ctx, keys, old, at, keep)
-	switch {
-	case isTryAgain(err):
+	if old.Event != "" && isNoPerm(err) {
+		old.Event = ""
+		err = s.runEnd(ctx, keys[:3], old, at, keep)
+	}
+	if isTryAgain(err) {
 		if err = s.endInSteps(ctx, old, at, keep); err == nil {
 			s.noteApart(ctx, userID, old.Event, time.Time{})
 		}
-	case old.Event != "" && isWithoutTrail(err):
-		old.Event = ""
-		err = s.runEnd(ctx, keys[:3], old, at, keep)
 	}
 	return err
 }

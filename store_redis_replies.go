@@ -16,9 +16,8 @@ func isWrongType(err error) bool { return isReplyWith(err, "WRONGTYPE") }
 // isTryAgain reports whether a script needs keys of a slot that is half moved.
 func isTryAgain(err error) bool { return isReplyWith(err, "TRYAGAIN") }
 
-// isWithoutTrail reports whether a script may do without the trail's key: while the
-// slot moves, or because of an ACL that does not name it.
-func isWithoutTrail(err error) bool { return isTryAgain(err) || isReplyWith(err, "NOPERM") }
+// isNoPerm reports whether an ACL forbids something, such as the key of a trail.
+func isNoPerm(err error) bool { return isReplyWith(err, "NOPERM") }
 
 // isReply reports whether err is an answer of the server, not a lost connection.
 func isReply(err error) bool { return isReplyWith(err, "") }

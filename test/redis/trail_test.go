@@ -26,15 +26,21 @@ func story(t *testing.T, w *world.World) string {
 	return strings.Join(parts, ", ")
 }
 
-// A note that cannot be made fails nothing: an ACL may be older than trails.
-func TestACLWithoutTrailsCostsOnlyTheTrails(t *testing.T) {
+// aclWithoutTrails is an ACL from before there were trails.
+func aclWithoutTrails(t *testing.T) []string {
+	t.Helper()
 	rules := []string{"~bot:session:*", "~bot:session-lock:*", "~bot:session-logout:*", "~bot:session-heartbeat:*"}
 	for _, rule := range documentedACL(t) {
 		if !strings.HasPrefix(rule, "~") {
 			rules = append(rules, rule)
 		}
 	}
-	server := redistest.Start(t, redistest.WithACL("bot on >secret "+strings.Join(rules, " ")))
+	return rules
+}
+
+// A note that cannot be made fails nothing: an ACL may be older than trails.
+func TestACLWithoutTrailsCostsOnlyTheTrails(t *testing.T) {
+	server := redistest.Start(t, redistest.WithACL("bot on >secret "+strings.Join(aclWithoutTrails(t), " ")))
 	client := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "bot", Password: "secret"})
 	t.Cleanup(func() { client.Close() })
 	w := world.New(t, world.NewRedisStore(t, client))
@@ -44,6 +50,20 @@ func TestACLWithoutTrailsCostsOnlyTheTrails(t *testing.T) {
 	_, err := w.Svc.Trail(t.Context(), world.Alice)
 	require.ErrorIs(t, err, session.ErrStoreUnavailable)
 	require.NotContains(t, w.Log.String(), "store does not answer", "it does, to all else")
+}
+
+func TestACLWithoutTrailsFailsNothingWhileTheSlotMoves(t *testing.T) {
+	w, _, _, _ := restrictedCluster(t, aclWithoutTrails(t))
+	w.LoginDead()
+	world.MustToken(t, w.Svc, world.Alice)
+	require.NoError(t, w.Svc.Logout(t.Context(), world.Alice))
+	w.LoginDead()
+	w.Auth.RevokeRefreshTokens(world.Email)
+	_, err := w.Svc.Token(t.Context(), world.Alice)
+	require.ErrorIs(t, err, session.ErrNotLoggedIn)
+	w.Login(w.Svc)
+	require.Zero(t, w.Svc.Health(t.Context()).Queued)
+	require.Zero(t, w.Svc.Counters().StoreErrors)
 }
 
 func TestTrailIsKeptWhileTheSlotMoves(t *testing.T) {
