@@ -17,6 +17,8 @@ import (
 
 const (
 	defaultKeyPrefix = "bot:session:"
+
+	trailPause = time.Minute // see trailRefused
 )
 
 // RedisStore keeps records on Redis: one server, Sentinel or Cluster. It
@@ -36,6 +38,8 @@ type RedisStore struct {
 	keys    rediskeys.Keys
 	feed    feedConfig
 	scripts redisScripts
+
+	noTrails atomic.Pointer[time.Time] // until then: see trailRefused
 
 	heldOnly bool                      // see WithHeldKeysTracked
 	held     atomic.Pointer[heldReads] // reads are noted on it; nil while no feed runs
@@ -159,18 +163,36 @@ func (s *RedisStore) swap(ctx context.Context, holder string, old, next Record) 
 		keys = append(keys, s.keys.Fence(next.UserID))
 	}
 	args := []any{old.Value, next.Value, ttl, holder, version}
-	if next.Event == "" {
+	if next.Event == "" || !s.mayNote() {
 		return s.run(ctx, s.scripts.swap, changed, next.UserID, keys, append(args, "")...)
 	}
 	noted := slices.Concat(args, s.eventArgs(next.Event, next.Expires))
 	err = s.run(ctx, s.scripts.swap, changed, next.UserID, append(keys, s.keys.Trail(next.UserID)), noted...)
 	if apart := isTryAgain(err); apart || isNoPerm(err) {
 		err = s.run(ctx, s.scripts.swap, changed, next.UserID, keys, append(args, "")...)
-		if err == nil && apart {
+		switch {
+		case !apart:
+			s.trailRefused(err)
+		case err == nil:
 			s.noteApart(ctx, next.UserID, next.Event, next.Expires)
 		}
 	}
 	return err
+}
+
+// trailRefused is for what an ACL forbids with the key of a trail, and the result of the
+// same without. If that was the key, no trail is written for a while: each attempt costs
+// a round trip.
+func (s *RedisStore) trailRefused(err error) {
+	if !isNoPerm(err) {
+		until := time.Now().Add(trailPause)
+		s.noTrails.Store(&until)
+	}
+}
+
+func (s *RedisStore) mayNote() bool {
+	until := s.noTrails.Load()
+	return until == nil || !time.Now().Before(*until)
 }
 
 // noteApart notes an event after the write, while the Cluster slot moves. If it cannot

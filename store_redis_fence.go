@@ -103,6 +103,9 @@ func (s *RedisStore) MarkLoggedOut(ctx context.Context, old Record, at time.Time
 func (s *RedisStore) end(ctx context.Context, old Record, at time.Time, keep time.Duration) error {
 	userID := old.UserID
 	keys := []string{s.keys.Fence(userID), s.keys.Record(userID), s.keys.Lease(userID)}
+	if !s.mayNote() {
+		old.Event = ""
+	}
 	if old.Event != "" {
 		keys = append(keys, s.keys.Trail(userID))
 	}
@@ -110,6 +113,7 @@ func (s *RedisStore) end(ctx context.Context, old Record, at time.Time, keep tim
 	if old.Event != "" && isNoPerm(err) {
 		old.Event = ""
 		err = s.runEnd(ctx, keys[:3], old, at, keep)
+		s.trailRefused(err)
 	}
 	if isTryAgain(err) {
 		if err = s.endInSteps(ctx, old, at, keep); err == nil {

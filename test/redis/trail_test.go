@@ -1,8 +1,10 @@
 package redis_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -50,6 +52,42 @@ func TestACLWithoutTrailsCostsOnlyTheTrails(t *testing.T) {
 	_, err := w.Svc.Trail(t.Context(), world.Alice)
 	require.ErrorIs(t, err, session.ErrStoreUnavailable)
 	require.NotContains(t, w.Log.String(), "store does not answer", "it does, to all else")
+}
+
+// counted counts the scripts that a client has Redis execute.
+type counted struct{ scripts atomic.Int64 }
+
+func (c *counted) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (c *counted) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if strings.HasPrefix(cmd.Name(), "eval") {
+			c.scripts.Add(1)
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func (c *counted) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// An ACL that does not name the trails is found out now and then, not at each write.
+func TestACLWithoutTrailsCostsNoRoundTrips(t *testing.T) {
+	server := redistest.Start(t, redistest.WithACL("bot on >secret "+strings.Join(aclWithoutTrails(t), " ")))
+	client := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "bot", Password: "secret"})
+	t.Cleanup(func() { client.Close() })
+	var count counted
+	client.AddHook(&count)
+	w := world.New(t, world.NewRedisStore(t, client))
+	w.Login(w.Svc)
+	require.NoError(t, w.Svc.Logout(t.Context(), world.Alice))
+	before := count.scripts.Load()
+	for range 5 {
+		w.Login(w.Svc)
+		require.NoError(t, w.Svc.Logout(t.Context(), world.Alice))
+	}
+	require.EqualValues(t, 10, count.scripts.Load()-before)
 }
 
 func TestACLWithoutTrailsFailsNothingWhileTheSlotMoves(t *testing.T) {
