@@ -108,6 +108,12 @@ func (e *ends) add(end SessionEnd) {
 	case e.queue <- end:
 	default:
 		e.drop(end, "too many wait")
+		return
+	}
+	select {
+	case <-e.told: // Close did not wait for what ended this
+		e.dropQueue()
+	default:
 	}
 }
 
@@ -116,8 +122,21 @@ func (e *ends) drop(end SessionEnd, why string) {
 	e.records.logger.Warn("session: an end is not told, "+why, "user", end.UserID, "reason", end.Reason)
 }
 
+// dropQueue drops what nobody will tell.
+func (e *ends) dropQueue() {
+	for {
+		select {
+		case end := <-e.queue:
+			e.drop(end, "the Service is closed")
+		default:
+			return
+		}
+	}
+}
+
 // tellAll tells what is in the queue, until closing and until it is empty.
 func (e *ends) tellAll() {
+	defer e.dropQueue() // what came in between
 	defer close(e.told)
 	for {
 		select {

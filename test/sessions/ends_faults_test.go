@@ -235,6 +235,31 @@ func TestListenerThatHangsIsNotCalledAfterClose(t *testing.T) {
 	})
 }
 
+// What ends after Close, because a store heeds no context, is not lost silently.
+func TestEndThatCloseDidNotWaitForIsCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := storetest.NewFaultStore()
+		defer h.Close()
+		w := world.New(t, h)
+		var l told
+		bot, err := session.New(append(w.Auth.Options(), session.WithStore(w.Store), session.WithOnSessionEnd(l.tell))...)
+		require.NoError(t, err)
+		w.LoginDead()
+		w.Auth.RevokeRefreshTokens(world.Email)
+		h.Inject(func(_ context.Context, call storetest.Call) error {
+			time.Sleep(20 * time.Second)
+			return call.Do(context.Background())
+		}, storetest.Delete)
+		asked := world.Later(func() error { _, err := bot.Token(t.Context(), world.Alice); return err })
+		require.Error(t, bot.Close())
+		require.Error(t, <-asked)
+		time.Sleep(time.Minute)
+		require.Empty(t, w.Stored(world.Alice))
+		require.Empty(t, l.all())
+		require.EqualValues(t, 1, bot.Counters().EndsDropped)
+	})
+}
+
 func TestListenerThatClosesTheServiceEndsIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := world.New(t, session.NewMemoryStore())
