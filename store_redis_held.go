@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -61,20 +62,23 @@ func reading[T any](ctx context.Context, s *RedisStore, userID string, op func(c
 type heldConn struct {
 	net.Conn
 	answers net.Conn // what has been read from it
+	ended   <-chan struct{}
 }
 
 // newHeldConn calls lost when conn has ended.
 func newHeldConn(conn net.Conn, lost func()) net.Conn {
 	answers, in := net.Pipe()
+	ended := make(chan struct{})
 	go func() {
 		_ = guarded(func() error {
 			_, err := io.CopyBuffer(in, struct{ io.Reader }{conn}, make([]byte, 8<<10))
 			return err
 		})
+		close(ended)
 		lost()
 		in.Close()
 	}()
-	return &heldConn{conn, answers}
+	return &heldConn{conn, answers, ended}
 }
 
 func (c *heldConn) Read(b []byte) (int, error)        { return c.answers.Read(b) }
@@ -83,6 +87,24 @@ func (c *heldConn) SetReadDeadline(t time.Time) error { return c.answers.SetRead
 func (c *heldConn) SetDeadline(t time.Time) error {
 	return errors.Join(c.answers.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
+
+// SyscallConn is how the client asks, before it hands out a connection, whether it has
+// ended.
+func (c *heldConn) SyscallConn() (syscall.RawConn, error) {
+	select {
+	case <-c.ended:
+		return nil, net.ErrClosed
+	default:
+		return allRead{}, nil
+	}
+}
+
+// allRead is a connection without anything that is left to be read.
+type allRead struct{}
+
+func (allRead) Control(func(uintptr)) error    { return nil }
+func (allRead) Read(func(uintptr) bool) error  { return nil }
+func (allRead) Write(func(uintptr) bool) error { return nil }
 
 func (c *heldConn) Close() error {
 	c.answers.Close()
