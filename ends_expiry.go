@@ -11,6 +11,8 @@ import (
 const (
 	maxDue = 100_000 // sessions that are about to end
 
+	maxListPause = time.Hour // after a list that failed
+
 	// A session is looked at when the store has dropped it, too; and so many times more,
 	// each after twice the time, if the store has not, by its own clock, or does not answer.
 	expiryGrace = time.Second
@@ -86,7 +88,7 @@ func (x *expiries) list() {
 		x.records.logger.Warn("session: ends will not be told, too many sessions end at once", "sessions", n)
 	}
 	if err != nil {
-		wait := min(min(x.every/8, time.Minute)<<min(x.failed, 16), x.every)
+		wait := min(min(x.every/8, time.Minute)<<min(x.failed, 16), x.every/8, maxListPause)
 		x.next = time.Now().Add(wait)
 		x.failed++
 		if x.life.ctx.Err() == nil {

@@ -95,6 +95,21 @@ func TestSessionsThatCouldNotBeListedAreListedAgainSoon(t *testing.T) {
 	}
 }
 
+// A session that ends hours after the store is back has been listed by then, however long
+// it was away.
+func TestSessionsAreListedSoonAfterALongOutage(t *testing.T) {
+	onFaults(t, func(t *testing.T, w *world.World, h *storetest.FaultStore, l *told) {
+		w.Login(w.Svc)
+		time.Sleep(week - 15*time.Hour)
+		h.Inject(storetest.Away, storetest.All)
+		l.bots(w, 2)
+		time.Sleep(12 * time.Hour)
+		h.Clear()
+		time.Sleep(4 * time.Hour)
+		require.Len(t, l.all(), 1)
+	})
+}
+
 // early is a store that lists records as ending a minute before it drops them, as one
 // does whose clock is slower than the bot's.
 type early struct{ *storetest.FaultStore }
