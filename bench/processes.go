@@ -101,7 +101,6 @@ func (b *bench) TempDir() string {
 type failure string
 
 func withBench(name string, run func(*bench) error) (err error) {
-	testing.Init() // redistest asks for -short
 	if err := flag.CommandLine.Parse(nil); err != nil {
 		return err
 	}

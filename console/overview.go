@@ -154,5 +154,7 @@ func tallies(c session.Counters) []tally {
 		{"Written back", count(c.WrittenBack), "Logins, logouts and refreshes stored when the store was back"},
 		{"Overtaken", count(c.Overtaken), "Of those that waited: of no use, because the store held something newer"},
 		{"Dropped", count(c.Dropped), "Of those that waited: lost, see the log"},
+		{"Ends told", count(c.EndsTold), "Sessions that ended although their users did not log out, of which the bot was told"},
+		{"Ends not told", count(c.EndsDropped), "Of which it was not, see the log"},
 	}
 }

@@ -347,8 +347,10 @@ func (l *ledger) wantedData(user int, key string) (values []int, ok bool) {
 			values, ok = nil, false
 		case d.do == doLogout && d.outcome == unclear:
 			values, ok, ending = nil, false, math.MaxInt64
+		case d.do == doLogout:
+			values, ok = nil, false
 		case d.start < ending: // what is written meanwhile goes when the logout takes effect
-		case d.do == doLogout, another:
+		case another:
 			values, ok = nil, false
 		case d.do == doSet && d.key == key && d.outcome == done:
 			values, ok = []int{d.value}, true

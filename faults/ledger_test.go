@@ -318,6 +318,14 @@ func TestDataThatHaveToBeThere(t *testing.T) {
 			s.did(doLogin, 2, done)
 			s.did(doSet, 80, done, writing(7), func(d *deed) { d.bot = 1 })
 		}},
+		{"logged out by a bot that is away once more", nil, func(s story) {
+			s.broke(0, 0, 50)
+			s.broke(0, 80, 90)
+			s.did(doLogout, 1, unclear)
+			s.did(doLogout, 2, done)
+			s.did(doSet, 78, done, writing(7), func(d *deed) { d.bot = 1 })
+			s.did(doLogout, 81, done)
+		}},
 		{"login as another given up", nil, func(s story) {
 			s.did(doLogin, 0, done)
 			s.did(doSet, 1, done, writing(7))

@@ -144,7 +144,7 @@ func (c *config) file(port, busPort int) []byte {
 // binary finds redis-server or ends the test: with -short nothing real is started.
 func binary(tb testing.TB) string {
 	tb.Helper()
-	if testing.Short() {
+	if testing.Testing() && testing.Short() { // bench and faults also start servers outside of tests
 		tb.Skip("redistest: real servers are not for -short")
 	}
 	path, err := exec.LookPath("redis-server")
