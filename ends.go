@@ -26,6 +26,11 @@ type SessionEnd struct { //nolint:revive // what ended is more than an end
 	Reason EndReason
 	At     time.Time
 	Err    error // for EndRefused: what the auth server said, an [AuthError] among it
+
+	// Linked, for EndExpired: the last token came by the SSO-Link, which this Service uses.
+	// The user's next command begins a new session without a login, and without the data of
+	// the one that ended.
+	Linked bool
 }
 
 // WithOnSessionEnd has tell called when a user's session has ended although they did
@@ -45,9 +50,8 @@ type SessionEnd struct { //nolint:revive // what ended is more than an end
 // has been running for an eighth of the session TTL, and later if the store was away. To
 // know which sessions are about to end, each such bot lists them as often, every 21
 // hours by default. What other software, the TypeScript service included, removes in its
-// last hours cannot be told from what expired. Nobody is told of a user whose last token
-// came by the SSO-Link, unless this Service does without it: their next command begins a
-// new session, without a login.
+// last hours cannot be told from what expired. Whom the SSO-Link logs in again need not be
+// asked to: see SessionEnd.Linked.
 func WithOnSessionEnd(tell func(ctx context.Context, end SessionEnd)) Option {
 	return func(c *config) error {
 		if tell == nil {

@@ -171,7 +171,7 @@ func (e *ends) lookAt(userID string) (again time.Time, err error) {
 			return nil
 		}
 		trail, err := e.records.trail(ctx, userID)
-		if err != nil || !expired(trail, now.loggedOut, e.ttl) || e.links && byLinkLast(trail) {
+		if err != nil || !expired(trail, now.loggedOut, e.ttl) {
 			return err
 		}
 		what := TrailEvent{Kind: TrailEnded, By: byExpiry, Reason: "not used since " + trail[0].Last.UTC().Format(time.RFC3339)}
@@ -184,7 +184,7 @@ func (e *ends) lookAt(userID string) (again time.Time, err error) {
 			return nil
 		}
 		e.records.logger.Info("session: expired", "user", userID)
-		e.add(SessionEnd{UserID: userID, Reason: EndExpired})
+		e.add(SessionEnd{UserID: userID, Reason: EndExpired, Linked: e.links && byLinkLast(trail)})
 		return nil
 	})
 	if errors.Is(err, ErrConflict) { // another process was first, the user has logged in, or neither
@@ -212,8 +212,7 @@ func expired(trail []TrailEvent, loggedOut time.Time, ttl time.Duration) bool {
 	return !removed && !loggedOut.After(last.Last)
 }
 
-// byLinkLast reports whether the session's last token came by the SSO-Link. The user's
-// next command then begins a session: there is nothing for which to ask them to log in.
+// byLinkLast reports whether the session's last token came by the SSO-Link.
 func byLinkLast(trail []TrailEvent) bool {
 	for _, e := range trail {
 		switch e.Kind {

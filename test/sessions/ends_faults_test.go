@@ -387,9 +387,9 @@ func TestExpiryIsToldAfterAConflictThatWasNone(t *testing.T) {
 	})
 }
 
-// A user whose last token came by the link is logged in by the next command: there is
-// nothing that they would have to do. A bot without the link cannot do that.
-func TestExpiryOfAUserWhomTheLinkLogsInIsNotTold(t *testing.T) {
+// A user whose last token came by the link is logged in by the next command: a bot need
+// not ask them to. A bot without the link has to.
+func TestExpirySaysWhetherTheLinkLogsTheUserInAgain(t *testing.T) {
 	for name, linked := range map[string]bool{"a bot with the link": true, "a bot without": false} {
 		t.Run(name, func(t *testing.T) {
 			onFaults(t, func(t *testing.T, w *world.World, _ *storetest.FaultStore, l *told) {
@@ -402,12 +402,11 @@ func TestExpiryOfAUserWhomTheLinkLogsInIsNotTold(t *testing.T) {
 				require.Contains(t, story(t, w.Svc), "refreshed by link")
 				time.Sleep(week)
 				require.Empty(t, w.Stored(world.Alice))
+				require.Len(t, l.all(), 1)
+				require.Equal(t, session.EndExpired, l.all()[0].Reason)
+				require.Equal(t, linked, l.all()[0].Linked)
 				if linked {
-					require.Empty(t, l.all())
 					world.MustToken(t, w.Svc, world.Alice)
-				} else {
-					require.Len(t, l.all(), 1)
-					require.Equal(t, session.EndExpired, l.all()[0].Reason)
 				}
 			})
 		})
