@@ -329,15 +329,18 @@ func (l *ledger) wantedData(user int, key string) (values []int, ok bool) {
 	if u := l.users[user]; u.Linked && len(u.Emails) > 1 {
 		return nil, false // the link may have changed the account
 	}
-	ending := int64(0)              // until when a logout may still take effect that was not acknowledged
+	ending := int64(0)              // until when a logout, or login as another, may still take effect that was not acknowledged
 	emails := make(map[string]bool) // of the session, for all that is known
 	for _, d := range l.of(user) {
 		another := d.do == doLogin && len(emails) > 0 && (len(emails) > 1 || !emails[d.email])
-		if d.outcome == done && d.do != doSet {
+		if d.outcome == done && d.do != doSet || d.outcome == unclear && another {
 			back, away := l.damage.backBy(d.bot, d.start, d.end)
-			if away && (ending > 0 || another) { // it waits for the store, alone or together with the logout
-				ending = back + int64(leaseTime)
-			} else {
+			switch waits := back + int64(leaseTime); {
+			case away && d.outcome == unclear: // it waits for the store, though nobody waits for it
+				ending = max(ending, waits)
+			case away && (ending > 0 || another): // alone or together with the logout
+				ending = waits
+			case d.outcome == done:
 				ending = 0
 			}
 		}

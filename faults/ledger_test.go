@@ -336,6 +336,18 @@ func TestDataThatHaveToBeThere(t *testing.T) {
 			s.did(doLogin, 1, unclear, asB)
 			s.did(doSet, 2, done, writing(8))
 		}},
+		{"written before a login as another, which was given up by a bot that is away, took effect", nil, func(s story) {
+			s.broke(0, 1, 50)
+			s.did(doLogin, 0, done, func(d *deed) { d.bot = 1 })
+			s.did(doLogin, 2, unclear, asB)
+			s.did(doSet, 40, done, writing(7), func(d *deed) { d.bot = 1 })
+		}},
+		{"written after it took effect", []int{7}, func(s story) {
+			s.broke(0, 1, 50)
+			s.did(doLogin, 0, done, func(d *deed) { d.bot = 1 })
+			s.did(doLogin, 2, unclear, asB)
+			s.did(doSet, 80, done, writing(7), func(d *deed) { d.bot = 1 })
+		}},
 		{"logged in again after a login as another was given up", nil, func(s story) {
 			s.did(doLogin, 0, done)
 			s.did(doLogin, 1, unclear, asB)
