@@ -37,8 +37,8 @@ func randomCommand(args []string) error {
 	flags.Uint64Var(&c.Seed, "seed", uint64(time.Now().UnixNano()), "of everything that is random")
 	jsonFile := flags.String("json", "", "write the report here as well")
 	_ = flags.Parse(args)
-	if c.For < 100*time.Millisecond || c.Users < 1 || c.Processes < 1 {
-		return errors.New("random: there has to be a user, a bot, and a tenth of a second")
+	if c.For < 2*time.Second || c.Users < 1 || c.Processes < 1 {
+		return errors.New("random: there has to be a user, a bot, and two seconds for faults")
 	}
 	fmt.Fprintf(os.Stderr, "seed %d\n", c.Seed)
 	return inWorld(func(tb testing.TB) error {
