@@ -346,15 +346,11 @@ func (l *ledger) wantedData(user int, key string) (values []int, ok bool) {
 		}
 		switch {
 		case d.outcome == nothing:
-		case another && d.outcome == done:
-			values, ok = nil, false
 		case d.do == doLogout && d.outcome == unclear:
 			values, ok, ending = nil, false, math.MaxInt64
-		case d.do == doLogout:
+		case d.do == doLogout, another:
 			values, ok = nil, false
 		case d.start < ending: // what is written meanwhile goes when the logout takes effect
-		case another:
-			values, ok = nil, false
 		case d.do == doSet && d.key == key && d.outcome == done:
 			values, ok = []int{d.value}, true
 		case d.do == doSet && d.key == key:

@@ -342,6 +342,12 @@ func TestDataThatHaveToBeThere(t *testing.T) {
 			s.did(doLogin, 2, unclear, asB)
 			s.did(doSet, 40, done, writing(7), func(d *deed) { d.bot = 1 })
 		}},
+		{"written before a bot that is away gave up a login as another", nil, func(s story) {
+			s.broke(0, 5, 50)
+			s.did(doLogin, 0, done)
+			s.did(doSet, 1, done, writing(7))
+			s.did(doLogin, 6, unclear, asB)
+		}},
 		{"written after it took effect", []int{7}, func(s story) {
 			s.broke(0, 1, 50)
 			s.did(doLogin, 0, done, func(d *deed) { d.bot = 1 })
