@@ -92,6 +92,7 @@ func (r *records) findOut() {
 // unread marks a user whose record could not be read.
 type unread struct {
 	failed  time.Time    // when that was last found
+	answers uint64       // of the store until then
 	reading *atomic.Bool // a caller is trying again
 }
 
@@ -106,7 +107,8 @@ func (r *records) away(ctx context.Context, userID string) bool {
 	}
 	mark, marked := r.unread.Load(userID)
 	recent := time.Since(mark.failed) < knownAgain
-	if !marked || !silent && !recent {
+	since := silent && r.answers.Load() == mark.answers // or it is silent anew
+	if !marked || !since && !recent {
 		return false
 	}
 	if silent && recent || mark.reading.Swap(true) || r.life.begin() != nil {
@@ -121,7 +123,7 @@ func (r *records) away(ctx context.Context, userID string) bool {
 		if apart(func() error { _, err := r.read(ctx, userID); return err }) == nil {
 			r.unread.Remove(userID)
 		} else {
-			r.unread.Store(userID, unread{time.Now(), mark.reading})
+			r.unread.Store(userID, unread{time.Now(), r.answers.Load(), mark.reading})
 		}
 	}()
 	return true
@@ -129,7 +131,7 @@ func (r *records) away(ctx context.Context, userID string) bool {
 
 // unreadable marks a user whose record could not be read.
 func (r *records) unreadable(userID string) {
-	r.unread.Store(userID, unread{time.Now(), new(atomic.Bool)})
+	r.unread.Store(userID, unread{time.Now(), r.answers.Load(), new(atomic.Bool)})
 }
 
 // patient bounds a read that has a known session to fall back on. If the store

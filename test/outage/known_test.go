@@ -316,3 +316,28 @@ func TestFirstSessionOfALinkOutlivesALostLease(t *testing.T) {
 		world.MustToken(t, w.Svc, world.Alice)
 	})
 }
+
+// What failed in an earlier outage says nothing of this one: the store may have
+// answered others in between, and what is known may be long over.
+func TestReadThatFailedInAnEarlierOutageIsTriedAgainInTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := storetest.NewFaultStore()
+		defer h.Close()
+		w := world.New(t, world.WithoutWatcher(h))
+		other := w.Service()
+		w.Login(w.Svc)
+		h.Inject(storetest.Away)
+		world.MustToken(t, w.Svc, world.Alice) // known, and the read has failed
+		h.Clear()
+		time.Sleep(time.Minute)
+		require.NoError(t, other.Logout(t.Context(), world.Alice))
+
+		h.Inject(storetest.Away)
+		_, err := w.Svc.Token(t.Context(), "@bob:matrix.example")
+		require.ErrorIs(t, err, session.ErrStoreUnavailable)
+		synctest.Wait() // the store is known to be away
+		h.Clear()
+		_, err = w.Svc.Token(t.Context(), world.Alice)
+		require.ErrorIs(t, err, session.ErrNotLoggedIn)
+	})
+}
